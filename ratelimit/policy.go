@@ -1,0 +1,268 @@
+package ratelimit
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Policy bounds how much of a unit may be used: Burst at once, then one every
+// Window/Quota. Over any time t it admits at most Burst + Quota*t/Window units.
+type Policy struct {
+	// Name appears in the RateLimit fields and in refusals. It must be unique
+	// in its scope: two policies of one scope, name and unit share a count.
+	Name string
+	// Scope says whose policy it is, for example "plan:default" or
+	// "route:chat": the same name in another scope is another count.
+	Scope string
+	// Quota is how many units fit into Window. At least 1.
+	Quota int64
+	// Window is the time in which Quota units come back. From a millisecond to
+	// a year.
+	Window time.Duration
+	// Burst is how many units may be used at once. 0 means Quota.
+	Burst int64
+	// Unit is what is counted. "" means Requests. This package only counts:
+	// what a unit is, and what a request costs in it, is the caller's affair.
+	Unit string
+	// Concurrent, in place of Quota and Window, bounds how many requests run
+	// at the same time. The memory store does not count these.
+	Concurrent int64
+
+	ready *gauge // set by Prepare
+}
+
+// gauge is what a store needs of a policy at every take, worked out once.
+type gauge struct {
+	id       uint64        // of scope, name and unit; not of the quota, so that an edited policy keeps its counts
+	burst    int64         // units
+	interval time.Duration // in which one unit comes back
+	capacity time.Duration // burst * interval
+	text     string        // the item of the RateLimit-Policy field
+}
+
+// Prepare checks p and returns a copy that stores can count with. The copy does
+// not change with p.
+func (p Policy) Prepare() (*Policy, error) {
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	p.ready = newGauge(&p)
+	return &p, nil
+}
+
+func newGauge(p *Policy) *gauge {
+	h := sha256.New()
+	for _, part := range []string{p.Scope, p.Name, p.unit()} {
+		// The length in front keeps ("a", "bc") and ("ab", "c") apart.
+		_ = binary.Write(h, binary.BigEndian, uint64(len(part)))
+		_, _ = io.WriteString(h, part)
+	}
+	g := &gauge{
+		id:       binary.BigEndian.Uint64(h.Sum(nil)),
+		burst:    p.burst(),
+		interval: p.interval(),
+		text:     policyItem(p),
+	}
+	g.capacity = time.Duration(g.burst) * g.interval
+	return g
+}
+
+// Requests is the unit of a policy that names none.
+const Requests = "requests"
+
+// The bounds of a policy's window. Shorter than a millisecond is no limit that
+// a client could obey, longer than a year is no rate.
+const (
+	MinWindow = time.Millisecond
+	MaxWindow = 366 * 24 * time.Hour
+)
+
+// Units that ParsePolicy knows, in the order in which messages list them.
+func units() []string {
+	return []string{Requests, "tokens", "input_tokens", "output_tokens", "bytes"}
+}
+
+// Validate reports the first thing that is wrong with p.
+func (p Policy) Validate() error {
+	switch {
+	case strings.ContainsFunc(p.Name, func(r rune) bool { return r < ' ' || r > '~' }):
+		return fmt.Errorf("name: %q: want printable ASCII: it stands in a header field", p.Name)
+	case p.Concurrent < 0:
+		return fmt.Errorf("concurrent: %d: want at least 1", p.Concurrent)
+	case p.Concurrent > 0 && (p.Quota != 0 || p.Window != 0 || p.Burst != 0):
+		return fmt.Errorf("concurrent: %d: takes no quota, window or burst", p.Concurrent)
+	case p.Concurrent > 0:
+		return nil
+	case p.Quota < 1:
+		return fmt.Errorf("quota: %d: want at least 1", p.Quota)
+	case p.Window < MinWindow || p.Window > MaxWindow:
+		return fmt.Errorf("window: %v: want from 1ms to 366d, for example 1m", p.Window)
+	case p.Quota > int64(p.Window):
+		return fmt.Errorf("quota: %d: want at most one a nanosecond: %d in a window of %v", p.Quota, int64(p.Window), p.Window)
+	case p.Burst < 0:
+		return fmt.Errorf("burst: %d: want at least 1, or nothing for the quota", p.Burst)
+	case p.burst() > int64(maxDebt)/int64(p.interval()):
+		return fmt.Errorf("burst: %d: comes back after more than %d years: want at most %d",
+			p.burst(), maxDebt/(365*24*time.Hour), int64(maxDebt)/int64(p.interval()))
+	}
+	return nil
+}
+
+// maxDebt bounds burst*interval, so that no sum of it and a clock reading can
+// overflow 64 bits.
+const maxDebt = time.Duration(math.MaxInt64 / 4)
+
+func (p *Policy) burst() int64 {
+	if p.Burst == 0 {
+		return p.Quota
+	}
+	return p.Burst
+}
+
+// interval is the time in which one unit comes back. It is rounded up to a
+// whole nanosecond, so that the policy is never exceeded; the rate is lower
+// than asked for by at most a nanosecond a unit (0.002 % at a million a
+// minute), and the burst is exact.
+func (p *Policy) interval() time.Duration {
+	return (p.Window + time.Duration(p.Quota) - 1) / time.Duration(p.Quota)
+}
+
+func (p *Policy) unit() string {
+	if p.Unit == "" {
+		return Requests
+	}
+	return p.Unit
+}
+
+// String gives the policy in the short form that ParsePolicy reads.
+func (p Policy) String() string {
+	if p.Concurrent > 0 {
+		return fmt.Sprintf("%d concurrent", p.Concurrent)
+	}
+	quota := strconv.FormatInt(p.Quota, 10)
+	if u := p.unit(); u != Requests {
+		quota += " " + u
+	}
+	return quota + " per " + shortDuration(p.Window)
+}
+
+// ParsePolicy reads the short form QUOTA [UNIT] per WINDOW:
+//
+//	5/minute
+//	100 per 1h
+//	10 per 30s
+//	200000 tokens/minute
+//	20 concurrent
+//
+// A window is second, minute, hour, day, week or a number with the unit ms, s,
+// m, h, d or w. Name and Scope are left empty.
+func ParsePolicy(s string) (Policy, error) {
+	quotaText, windowText, found := strings.Cut(s, "/")
+	if !found {
+		quotaText, windowText, found = strings.Cut(s, " per ")
+	}
+	words := strings.Fields(quotaText)
+	if len(words) == 0 {
+		return Policy{}, errPolicyForm()
+	}
+	quota, err := strconv.ParseInt(words[0], 10, 64)
+	if err != nil || quota < 1 {
+		return Policy{}, errPolicyForm()
+	}
+	if !found {
+		if len(words) == 2 && words[1] == "concurrent" {
+			return Policy{Concurrent: quota}, nil
+		}
+		return Policy{}, errPolicyForm()
+	}
+	p := Policy{Quota: quota, Unit: Requests}
+	switch len(words) {
+	case 1:
+	case 2:
+		if p.Unit, err = parseUnit(words[1]); err != nil {
+			return Policy{}, err
+		}
+	default:
+		return Policy{}, errPolicyForm()
+	}
+	if p.Window, err = parseWindow(strings.TrimSpace(windowText)); err != nil {
+		return Policy{}, errPolicyForm()
+	}
+	if err := p.Validate(); err != nil {
+		return Policy{}, err
+	}
+	return p, nil
+}
+
+func errPolicyForm() error {
+	return errors.New("want QUOTA [UNIT] per WINDOW, for example 5/minute, 100 per 1h, 200000 tokens/minute or 20 concurrent")
+}
+
+func parseUnit(s string) (string, error) {
+	for _, u := range units() {
+		if s == u || s+"s" == u {
+			return u, nil
+		}
+	}
+	return "", fmt.Errorf("unit: %q: want one of %s", s, strings.Join(units(), ", "))
+}
+
+func parseWindow(s string) (time.Duration, error) {
+	switch s {
+	case "second":
+		return time.Second, nil
+	case "minute":
+		return time.Minute, nil
+	case "hour":
+		return time.Hour, nil
+	case "day":
+		return 24 * time.Hour, nil
+	case "week":
+		return 7 * 24 * time.Hour, nil
+	}
+	number := strings.TrimRight(s, "mshdw")
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	var unit time.Duration
+	switch s[len(number):] {
+	case "ms":
+		unit = time.Millisecond
+	case "s":
+		unit = time.Second
+	case "m":
+		unit = time.Minute
+	case "h":
+		unit = time.Hour
+	case "d":
+		unit = 24 * time.Hour
+	case "w":
+		unit = 7 * 24 * time.Hour
+	default:
+		return 0, fmt.Errorf("unknown unit %q", s[len(number):])
+	}
+	if n < 1 || n > int64(MaxWindow/unit) {
+		return 0, fmt.Errorf("%q is out of range", s)
+	}
+	return time.Duration(n) * unit, nil
+}
+
+func shortDuration(d time.Duration) string {
+	for _, u := range []struct {
+		size time.Duration
+		name string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}, {time.Millisecond, "ms"}} {
+		if d%u.size == 0 {
+			return strconv.FormatInt(int64(d/u.size), 10) + u.name
+		}
+	}
+	return d.String()
+}

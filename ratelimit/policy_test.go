@@ -1,0 +1,92 @@
+package ratelimit_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/inferweir/weir/ratelimit"
+)
+
+func TestParsePolicy(t *testing.T) {
+	ok := func(in string, want ratelimit.Policy) {
+		t.Helper()
+		got, err := ratelimit.ParsePolicy(in)
+		if err != nil || got != want {
+			t.Errorf("%q\n got %+v, %v\nwant %+v", in, got, err, want)
+		}
+	}
+	requests := func(quota int64, window time.Duration) ratelimit.Policy {
+		return ratelimit.Policy{Quota: quota, Window: window, Unit: "requests"}
+	}
+	ok("5/minute", requests(5, time.Minute))
+	ok(" 5 / minute ", requests(5, time.Minute))
+	ok("5 per minute", requests(5, time.Minute))
+	ok("100 per 1h", requests(100, time.Hour))
+	ok("10 per 30s", requests(10, 30*time.Second))
+	ok("10/30s", requests(10, 30*time.Second))
+	ok("1/250ms", requests(1, 250*time.Millisecond))
+	ok("1 request/second", requests(1, time.Second))
+	ok("9/day", requests(9, 24*time.Hour))
+	ok("9/2w", requests(9, 14*24*time.Hour))
+	ok("200000 tokens/minute", ratelimit.Policy{Quota: 200000, Window: time.Minute, Unit: "tokens"})
+	ok("7 input_tokens per 7d", ratelimit.Policy{Quota: 7, Window: 7 * 24 * time.Hour, Unit: "input_tokens"})
+	ok("20 concurrent", ratelimit.Policy{Concurrent: 20})
+
+	bad := func(in, want string) {
+		t.Helper()
+		if got, err := ratelimit.ParsePolicy(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %+v, %v; want an error with %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "5", "minute", "/minute", "0/minute", "-1/minute", "1.5/minute", "5/", "5/minutes ago",
+		"5/0s", "5/-1s", "5/1", "5/1y", "5/400d", "5/9223372036854775807w", "99999999999999999999/minute", "5 a b/minute", "0 concurrent", "5 parallel"} {
+		bad(in, "want QUOTA [UNIT] per WINDOW")
+	}
+	bad("5 bananas/minute", `unit: "bananas": want one of requests, tokens`)
+	bad("2000000/1ms", "at most one a nanosecond")
+}
+
+func TestPolicyString(t *testing.T) {
+	for _, s := range []string{"5 per 1m", "100 per 1h", "10 per 30s", "1 per 250ms", "200000 tokens per 1m", "9 per 14d", "20 concurrent"} {
+		p, err := ratelimit.ParsePolicy(s)
+		if err != nil || p.String() != s {
+			t.Errorf("%q becomes %q, %v", s, p, err)
+		}
+	}
+}
+
+func TestPrepareRefusesWhatCannotBeCounted(t *testing.T) {
+	for want, p := range map[string]ratelimit.Policy{
+		"quota: 0: want at least 1":           {Window: time.Second},
+		"window: 0s: want from 1ms":           {Quota: 1},
+		"window: 10000h0m0s: want from 1ms":   {Quota: 1, Window: 10000 * time.Hour},
+		"burst: -1: want at least 1":          {Quota: 1, Window: time.Second, Burst: -1},
+		"burst: 1000000: comes back after":    {Quota: 1, Window: 24 * time.Hour, Burst: 1_000_000},
+		"name: \"a\\nb\": want printable":     {Name: "a\nb", Quota: 1, Window: time.Second},
+		"concurrent: 5: takes no quota":       {Concurrent: 5, Quota: 1},
+		"want at most one a nanosecond: 1000": {Quota: 1 << 62, Window: time.Second},
+	} {
+		if _, err := p.Prepare(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", p, err, want)
+		}
+	}
+}
+
+func FuzzParsePolicy(f *testing.F) {
+	for _, s := range []string{"5/minute", "100 per 1h", "200000 tokens/minute", "20 concurrent", "5 per 9223372036854775807w"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := ratelimit.ParsePolicy(s)
+		if err != nil {
+			return
+		}
+		if err := p.Validate(); err != nil {
+			t.Fatalf("%q gives a policy that is not valid: %v", s, err)
+		}
+		if again, err := ratelimit.ParsePolicy(p.String()); err != nil || again != p {
+			t.Fatalf("%q becomes %q, which is read as %+v, %v", s, p, again, err)
+		}
+	})
+}
