@@ -1,0 +1,189 @@
+package auth
+
+import (
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+const (
+	// maxHops bounds how many entries of X-Forwarded-For are read. Real chains
+	// have a handful.
+	maxHops = 100
+	// maxHopText bounds the text of one address: the longest IPv6 address in
+	// brackets, with a port and a zone, has fewer bytes.
+	maxHopText = 128
+)
+
+// ClientAddr returns the client's own address for a request with the header h
+// over a connection from remoteAddr: what Identify puts into Caller.Addr. It is
+// the zero Addr if remoteAddr has no IP address. h may have been through
+// Identify or not. Use it for log lines about requests that were refused.
+//
+// If the peer is a trusted proxy, X-Forwarded-For is read from the right, where
+// our own proxies write, and the first address that is not trusted is the
+// client. What stands left of it is the client's own invention.
+func (a *Authenticator) ClientAddr(h http.Header, remoteAddr string) netip.Addr {
+	return unwrap(a.clientBehind(h, parseHop(remoteAddr)))
+}
+
+// clientBehind finds the client behind peer, with only IPv4-mapped addresses
+// unwrapped.
+//
+// Every proxy appends the address from which it was called. So an entry is as
+// believable as the hop to its right, which wrote it, and the walk goes on only
+// while hops are trusted. An entry that is no address (also an empty one) says
+// that the hop to its right passes on what it is sent; it and everything left
+// of it may be the client's words. The walk then ends at that hop, the last one
+// known: its clients share a count, which is safe, while believing an entry
+// beyond would let each choose its own.
+func (a *Authenticator) clientBehind(h http.Header, peer netip.Addr) netip.Addr {
+	if !a.trusts(peer) {
+		return peer
+	}
+	last, hops := peer, 0
+	lines := h["X-Forwarded-For"]
+	for i := len(lines) - 1; i >= 0; i-- {
+		for rest, more := lines[i], true; more; hops++ {
+			if hops == maxHops {
+				return last
+			}
+			comma := strings.LastIndexByte(rest, ',')
+			addr := parseHop(rest[comma+1:])
+			if !addr.IsValid() {
+				return last
+			}
+			if !a.trusts(addr) {
+				return addr
+			}
+			last, more = addr, comma >= 0
+			rest = rest[:max(comma, 0)]
+		}
+	}
+	return last
+}
+
+// trusts reports whether addr, a result of parseHop, is a trusted proxy's.
+//
+// Only the IPv4-mapped form is unwrapped before: it is how the kernel shows an
+// IPv4 peer on a dual-stack socket. The other transition addresses are chosen
+// by whoever sends from them: 2002:a00:1:: would pass for 10.0.0.1 and
+// everybody for a trusted proxy.
+func (a *Authenticator) trusts(addr netip.Addr) bool {
+	for _, p := range a.trusted {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseHop reads an address as proxies write it: 192.0.2.1, 192.0.2.1:567,
+// 2001:db8::1, [2001:db8::1], [2001:db8::1]:567, with white space around it and
+// a zone after an IPv6 address. It drops the zone, which means something only
+// on the host that wrote it, and unwraps IPv4-mapped addresses. Anything else
+// is the zero Addr.
+func parseHop(s string) netip.Addr {
+	s = strings.Trim(s, " \t")
+	if len(s) > maxHopText {
+		return netip.Addr{}
+	}
+	host, port, bracketed := s, "", strings.HasPrefix(s, "[")
+	if bracketed {
+		var closed bool
+		if host, port, closed = strings.Cut(s[1:], "]"); !closed {
+			return netip.Addr{}
+		}
+	} else if i := strings.IndexByte(s, ':'); i >= 0 && i == strings.LastIndexByte(s, ':') {
+		host, port = s[:i], s[i:]
+	}
+	if port != "" {
+		if _, err := strconv.ParseUint(port[1:], 10, 16); port[0] != ':' || err != nil {
+			return netip.Addr{}
+		}
+	}
+	// The zone is cut off here, because netip would keep a table of zones, and
+	// these may be a stranger's.
+	host, zone, zoned := strings.Cut(host, "%")
+	addr, err := netip.ParseAddr(host)
+	if err != nil || addr.Is4() && (bracketed || zoned) || zoned && zone == "" {
+		return netip.Addr{}
+	}
+	return addr.Unmap()
+}
+
+// unwrap takes a result of parseHop and returns the IPv4 address in a NAT64
+// (64:ff9b::/96, RFC 6052), 6to4 (2002::/16, RFC 3056) or Teredo (2001::/32,
+// RFC 4380) address, so that an IPv4 client counts as one client however it
+// comes, and so that all of NAT64 is not one: every IPv4 client there shares the
+// same /64.
+//
+// If the embedded address is not public, addr stays as it is. The RFCs allow
+// public addresses only, so it is forged or of a private translator, and it
+// must not count as a host of our own network, nor pass as one where networks
+// are allowed or denied.
+func unwrap(addr netip.Addr) netip.Addr {
+	if !addr.Is6() {
+		return addr
+	}
+	b := addr.As16()
+	var v4 [4]byte
+	switch {
+	case [12]byte(b[:12]) == [12]byte{0x00, 0x64, 0xff, 0x9b}:
+		v4 = [4]byte(b[12:])
+	case [2]byte(b[:2]) == [2]byte{0x20, 0x02}:
+		v4 = [4]byte(b[2:6])
+	case [4]byte(b[:4]) == [4]byte{0x20, 0x01}:
+		v4 = [4]byte{^b[12], ^b[13], ^b[14], ^b[15]}
+	default:
+		return addr
+	}
+	if embedded := netip.AddrFrom4(v4); isPublic(embedded) {
+		return embedded
+	}
+	return addr
+}
+
+// isPublic reports whether an IPv4 address can be a host's on the internet. The
+// documentation networks count as such: they are nobody's.
+func isPublic(v4 netip.Addr) bool {
+	b := v4.As4()
+	switch {
+	case !v4.IsGlobalUnicast() || v4.IsPrivate():
+		return false
+	case b[0] == 0: // this network
+		return false
+	case b[0] == 100 && b[1]&0xc0 == 64: // carrier-grade NAT, 100.64.0.0/10
+		return false
+	}
+	return b[0] < 240 // reserved
+}
+
+// network cuts addr to the prefix that counts as one client.
+func (a *Authenticator) network(addr netip.Addr) netip.Prefix {
+	bits := a.prefixV6
+	if addr.Is4() {
+		bits = a.prefixV4
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil { // New has checked both lengths: cannot happen
+		return netip.PrefixFrom(addr, addr.BitLen())
+	}
+	return p
+}
+
+// addressID is the ID of who is known by address only. The zero Prefix stands
+// for a peer without an IP address; all of those are one caller.
+func addressID(n netip.Prefix) string {
+	text := append(make([]byte, 0, 64), "ip:"...)
+	switch {
+	case !n.IsValid():
+		text = append(text, "unknown"...)
+	case n.IsSingleIP():
+		text = n.Addr().AppendTo(text)
+	default:
+		text = n.AppendTo(text)
+	}
+	return string(text)
+}
