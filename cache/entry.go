@@ -1,0 +1,175 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"hash"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Key names an answer: SHA-256 over all that it depends on.
+type Key [sha256.Size]byte
+
+// KeyHash builds a Key of parts. Each part is preceded by its length, so that
+// no two lists of parts give the same input.
+type KeyHash struct{ h hash.Hash }
+
+// NewKeyHash starts a key.
+func NewKeyHash() KeyHash { return KeyHash{sha256.New()} }
+
+// Add adds one part.
+func (k KeyHash) Add(part string) {
+	k.length(len(part))
+	_, _ = io.WriteString(k.h, part)
+}
+
+// AddBytes adds one part.
+func (k KeyHash) AddBytes(part []byte) {
+	k.length(len(part))
+	_, _ = k.h.Write(part)
+}
+
+func (k KeyHash) length(n int) {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(n))
+	_, _ = k.h.Write(b[:])
+}
+
+// Sum is the key of the parts added so far.
+func (k KeyHash) Sum() (key Key) {
+	k.h.Sum(key[:0])
+	return key
+}
+
+// Entry is a complete answer. It is shared and never changed once made.
+type Entry struct {
+	Status int
+	// Header has the fields of the answer that belong to it and not to one
+	// connection or one caller.
+	Header http.Header
+	Body   []byte
+	// ETag is strong: the upstream's own, or a hash of the answer.
+	ETag string
+	// Made is when the answer was complete, less the Age that it came with.
+	Made time.Time
+	// Expires is when it stops being fresh.
+	Expires time.Time
+	// Took is how long it took to make: what a hit saves.
+	Took time.Duration
+}
+
+// Fresh reports whether the entry may be used at now.
+func (e *Entry) Fresh(now time.Time) bool { return now.Before(e.Expires) }
+
+// Age is how old the answer is at now.
+func (e *Entry) Age(now time.Time) time.Duration { return max(0, now.Sub(e.Made)) }
+
+// entryOverhead is about what an entry costs beside the bytes that it holds: its
+// own struct, the store's bookkeeping, and the header's map.
+const entryOverhead = 1024
+
+// Size is what the entry counts against a store's bound, in bytes.
+func (e *Entry) Size() int64 {
+	n := int64(entryOverhead + cap(e.Body) + len(e.ETag))
+	for name, values := range e.Header {
+		n += int64(len(name)) + 40
+		for _, v := range values {
+			n += int64(len(v)) + 16
+		}
+	}
+	return n
+}
+
+// A Store keeps entries. Its methods are safe for concurrent use. An error says
+// that the store could not answer; a missing entry is nil without an error.
+type Store interface {
+	Get(ctx context.Context, key Key, now time.Time) (*Entry, error)
+	Put(ctx context.Context, key Key, e *Entry, now time.Time) error
+}
+
+// ServeHTTP answers r with the entry, without the fields that describe the hit:
+// with 304 where the request is a GET, HEAD or QUERY that has the answer
+// already. The caller sets Cache-Status and Age before.
+func (e *Entry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	for name, values := range e.Header {
+		h[name] = values
+	}
+	h["Etag"] = []string{e.ETag}
+	if conditional(r.Method) && matches(r.Header["If-None-Match"], e.ETag) {
+		for _, name := range []string{"Content-Type", "Content-Length", "Content-Encoding", "Content-Language"} {
+			delete(h, name)
+		}
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	h["Content-Length"] = []string{strconv.Itoa(len(e.Body))}
+	w.WriteHeader(e.Status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(e.Body) // a client that has left needs no answer
+	}
+}
+
+// conditional says for which methods If-None-Match means "not if unchanged". For
+// others it asks not to act (RFC 9110, section 13.1.2): a POST ignores it here.
+func conditional(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == methodQuery
+}
+
+// matches compares weakly, as If-None-Match asks (RFC 9110, section 13.1.2).
+func matches(lines []string, etag string) bool {
+	for _, line := range lines {
+		for item := range strings.SplitSeq(line, ",") {
+			item = strings.TrimSpace(item)
+			if item == "*" || strings.TrimPrefix(item, "W/") == etag {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// strongETag is the upstream's own tag if it is strong, else a hash of what a
+// client would receive.
+func strongETag(status int, h http.Header, body []byte) string {
+	if own := h.Get("Etag"); len(own) >= 2 && own[0] == '"' && own[len(own)-1] == '"' && !strings.Contains(own[1:len(own)-1], `"`) {
+		return own
+	}
+	k := NewKeyHash()
+	k.Add(strconv.Itoa(status))
+	k.Add(h.Get("Content-Type"))
+	k.Add(h.Get("Content-Encoding"))
+	k.AddBytes(body)
+	sum := k.Sum()
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+}
+
+// ofOneAnswer are the response fields that describe one exchange, not the answer:
+// they are made anew for each.
+func ofOneAnswer(name string) bool {
+	switch name {
+	case "Age", "Cache-Status", "Connection", "Content-Length", "Etag", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection",
+		"Ratelimit", "Ratelimit-Policy", "Retry-After", "Retry-After-Ms", "Server-Timing", "Te", "Trailer", "Transfer-Encoding",
+		"Upgrade", "X-Request-Id", "X-Should-Retry":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Ratelimit-")
+}
+
+// keep copies the fields that belong to the answer.
+func keep(h http.Header) http.Header {
+	kept := make(http.Header, len(h))
+	for name, values := range h {
+		if !ofOneAnswer(name) {
+			kept[name] = slices.Clone(values)
+		}
+	}
+	return kept
+}

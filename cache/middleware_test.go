@@ -1,0 +1,692 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dunglas/httpsfv"
+
+	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/cache"
+)
+
+func newCache(t testing.TB, o cache.Options) *cache.Cache {
+	t.Helper()
+	if o.TTL == 0 {
+		o.TTL = time.Minute
+	}
+	c, err := cache.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// origin counts its calls and answers with their number.
+type origin struct {
+	calls  atomic.Int64
+	answer func(w http.ResponseWriter, r *http.Request)
+}
+
+func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n := o.calls.Add(1)
+	if o.answer != nil {
+		o.answer(w, r)
+	}
+	_, _ = fmt.Fprintf(w, "answer %d", n)
+}
+
+func request(method, url, body string, header ...string) *http.Request {
+	r := httptest.NewRequest(method, url, strings.NewReader(body))
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
+	return r
+}
+
+func ask(h http.Handler, r *http.Request) *http.Response {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func text(resp *http.Response) string {
+	b, _ := io.ReadAll(resp.Body)
+	return string(b)
+}
+
+func TestMiddlewareAnswersAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{answer: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Model", "m")
+			w.Header().Set("RateLimit", `"x";r=1`)
+			time.Sleep(time.Second)
+		}}
+		h := newCache(t, cache.Options{}).Middleware(o)
+		post := func() *http.Response { return ask(h, request("POST", "/predict", `{"x": 1}`)) }
+
+		first := post()
+		if got := first.Header.Get("Cache-Status"); got != "weir; fwd=miss; stored" {
+			t.Errorf("first: Cache-Status %s", got)
+		}
+		if got := first.Header.Get("Cache-Control"); got != "private" {
+			t.Errorf("first: Cache-Control %s", got)
+		}
+		time.Sleep(10*time.Second + 700*time.Millisecond)
+		second := post()
+		if got := text(second); got != "answer 1" || o.calls.Load() != 1 {
+			t.Errorf("second: %q after %d calls", got, o.calls.Load())
+		}
+		for name, want := range map[string]string{
+			"Cache-Status": "weir; hit; ttl=49", "Age": "10", "Cache-Control": "private", "X-Model": "m", "RateLimit": "", "Content-Length": "8",
+		} {
+			if got := second.Header.Get(name); got != want {
+				t.Errorf("second: %s: %q, want %q", name, got, want)
+			}
+		}
+		if etag := second.Header.Get("ETag"); len(etag) != 24 || etag[0] != '"' {
+			t.Errorf("second: ETag %s", etag)
+		}
+		for _, status := range []string{first.Header.Get("Cache-Status"), second.Header.Get("Cache-Status")} {
+			list, err := httpsfv.UnmarshalList([]string{status})
+			if err != nil || list[0].(httpsfv.Item).Value != httpsfv.Token("weir") {
+				t.Errorf("%q is not a Cache-Status of RFC 9211: %v", status, err)
+			}
+		}
+		time.Sleep(50 * time.Second)
+		if got := text(post()); got != "answer 2" {
+			t.Errorf("after the TTL: %q", got)
+		}
+	})
+}
+
+func TestMiddlewareKeys(t *testing.T) {
+	same := func(name string, o cache.Options, a, b *http.Request) {
+		t.Helper()
+		or := &origin{}
+		h := newCache(t, o).Middleware(or)
+		first, second := text(ask(h, a)), text(ask(h, b))
+		if first != second {
+			t.Errorf("%s: two calls: %q and %q", name, first, second)
+		}
+	}
+	apart := func(name string, o cache.Options, a, b *http.Request) {
+		t.Helper()
+		or := &origin{}
+		h := newCache(t, o).Middleware(or)
+		first, second := text(ask(h, a)), text(ask(h, b))
+		if first == second {
+			t.Errorf("%s: one answer for two requests", name)
+		}
+	}
+	by := func(r *http.Request, id, plan string) *http.Request {
+		return r.WithContext(weir.WithCaller(r.Context(), weir.Caller{ID: id, Plan: plan}))
+	}
+	var def cache.Options
+	same("order and space of members", def, request("POST", "/", `{"a":1,"b":[2, 3]}`), request("POST", "/", "{ \"b\":[2,3],\n\"a\":1 }"))
+	same("escapes", def, request("POST", "/", `{"a":"é/"}`), request("POST", "/", `{"\u0061":"\u00e9\/"}`))
+	same("GET and GET", def, request("GET", "/?q=1", ""), request("GET", "/?q=1", ""))
+	same("an ignored member", cache.Options{Ignore: []string{"/user", "/meta/id"}},
+		request("POST", "/", `{"a":1,"user":"x","meta":{"id":1,"v":2}}`), request("POST", "/", `{"meta":{"v":2},"a":1}`))
+	apart("a member that is not ignored", cache.Options{Ignore: []string{"/user"}},
+		request("POST", "/", `{"a":1,"meta":{"user":"x"}}`), request("POST", "/", `{"a":1,"meta":{"user":"y"}}`))
+	apart("large integers that differ by one", def, request("POST", "/", `{"seed":9007199254740993}`), request("POST", "/", `{"seed":9007199254740992}`))
+	apart("the case of a text", def, request("POST", "/", `{"a":"Go"}`), request("POST", "/", `{"a":"go"}`))
+	apart("long bodies that differ at the end", def,
+		request("POST", "/", `{"a":"`+strings.Repeat("x", 40<<10)+`1"}`), request("POST", "/", `{"a":"`+strings.Repeat("x", 40<<10)+`2"}`))
+	apart("the path", def, request("POST", "/a", `{}`), request("POST", "/b", `{}`))
+	apart("an escaped path", def, request("GET", "/a/b", ""), request("GET", "/a%2Fb", ""))
+	apart("the query", def, request("GET", "/?a=1", ""), request("GET", "/?a=2", ""))
+	apart("the method", def, request("POST", "/", `{}`), request("QUERY", "/", `{}`))
+	apart("the host", def, request("GET", "http://a.example/", ""), request("GET", "http://b.example/", ""))
+	for _, name := range []string{"Authorization", "X-Api-Key", "Api-Key", "Cookie", "Accept", "Accept-Encoding", "Anthropic-Beta"} {
+		apart(name, def, request("POST", "/", `{}`, name, "a"), request("POST", "/", `{}`, name, "b"))
+		apart(name+" or none", def, request("POST", "/", `{}`, name, "a"), request("POST", "/", `{}`))
+	}
+	for _, name := range []string{"Inference-Header-Content-Length", "X-Tenant", "X-Forwarded-Host"} {
+		apart(name, cache.Options{Share: cache.ShareAll}, request("POST", "/", `{}`, name, "a"), request("POST", "/", `{}`, name, "b"))
+	}
+	for _, name := range []string{"User-Agent", "Traceparent", "X-Request-Id", "X-Stainless-Retry-Count", "X-Forwarded-For"} {
+		same(name, def, request("POST", "/", `{}`, name, "a"), request("POST", "/", `{}`, name, "b"))
+	}
+	apart("two fields or one with both values", def, request("POST", "/", `{}`, "Cookie", "a", "Cookie", "b"), request("POST", "/", `{}`, "Cookie", "ab"))
+	apart("JSON or bytes", def, request("POST", "/", `{"a":1}`), request("POST", "/", `{"a":1}`, "Content-Encoding", "identity"))
+	apart("callers", def, by(request("POST", "/", `{}`), "key:a", "pro"), by(request("POST", "/", `{}`), "key:b", "pro"))
+	same("callers of one plan that shares", cache.Options{Share: cache.SharePlan}, by(request("POST", "/", `{}`), "key:a", "pro"), by(request("POST", "/", `{}`), "key:b", "pro"))
+	apart("plans", cache.Options{Share: cache.SharePlan}, by(request("POST", "/", `{}`), "key:a", "pro"), by(request("POST", "/", `{}`), "key:b", "free"))
+	same("all", cache.Options{Share: cache.ShareAll}, by(request("POST", "/", `{}`, "Cookie", "1"), "key:a", "pro"), by(request("POST", "/", `{}`, "Cookie", "2"), "key:b", "free"))
+	other := request("POST", "/", `{}`)
+	other.RemoteAddr = "198.51.100.9:1"
+	apart("addresses without auth", def, request("POST", "/", `{}`), other)
+}
+
+func TestMiddlewareBypasses(t *testing.T) {
+	for name, r := range map[string]func() *http.Request{
+		"a method that acts":       func() *http.Request { return request("PUT", "/", `{}`) },
+		"a part":                   func() *http.Request { return request("GET", "/", "", "Range", "bytes=0-9") },
+		"a condition to act":       func() *http.Request { return request("POST", "/", `{}`, "If-Match", `"x"`) },
+		"a body that is not JSON":  func() *http.Request { return request("POST", "/", `{"a":`) },
+		"a member that is doubled": func() *http.Request { return request("POST", "/", `{"a":1,"a":2}`) },
+		"no-store":                 func() *http.Request { return request("POST", "/", `{}`, "Cache-Control", "no-store") },
+	} {
+		o := &origin{}
+		h := newCache(t, cache.Options{}).Middleware(o)
+		for range 2 {
+			if got := ask(h, r()).Header.Get("Cache-Status"); got != "weir; fwd=bypass" {
+				t.Errorf("%s: Cache-Status %s", name, got)
+			}
+		}
+		if n := o.calls.Load(); n != 2 {
+			t.Errorf("%s: %d calls, want 2", name, n)
+		}
+	}
+}
+
+func TestMiddlewareStoresOnlyWhatItMay(t *testing.T) {
+	stored := func(o cache.Options, status int, header ...string) bool {
+		t.Helper()
+		or := &origin{answer: func(w http.ResponseWriter, _ *http.Request) {
+			for i := 0; i < len(header); i += 2 {
+				w.Header().Add(header[i], header[i+1])
+			}
+			w.WriteHeader(status)
+		}}
+		h := newCache(t, o).Middleware(or)
+		first := ask(h, request("POST", "/", `{}`))
+		if first.StatusCode != status {
+			t.Fatalf("status %d became %d", status, first.StatusCode)
+		}
+		ask(h, request("POST", "/", `{}`))
+		says := first.Header.Get("Cache-Status") == "weir; fwd=miss; stored"
+		if is := or.calls.Load() == 1; is != says {
+			t.Errorf("%d %v: stored %t, but Cache-Status said %t", status, header, is, says)
+		}
+		return says
+	}
+	caller, all := cache.Options{}, cache.Options{Share: cache.ShareAll}
+	for _, status := range []int{200, 203, 301, 308, 404, 410} {
+		if !stored(caller, status) {
+			t.Errorf("%d is not stored", status)
+		}
+	}
+	for _, status := range []int{201, 202, 206, 302, 304, 400, 401, 403, 429, 500, 502, 503, 504} {
+		if stored(caller, status, "Cache-Control", "max-age=60") {
+			t.Errorf("%d is stored", status)
+		}
+	}
+	for _, header := range [][]string{
+		{"Cache-Control", "no-store"}, {"Cache-Control", "max-age=5, No-Store"}, {"Cache-Control", "no-cache"}, {"Set-Cookie", "a=b"},
+		{"Vary", "*"}, {"Vary", "Accept, *"}, {"Vary", "Accept, User-Agent"}, {"Content-Type", "text/event-stream; charset=utf-8"},
+	} {
+		if stored(caller, 200, header...) {
+			t.Errorf("%v is stored", header)
+		}
+	}
+	for _, header := range [][]string{{"Vary", "Accept-Encoding, Origin"}, {"Vary", "Cookie, X-User"}, {"Cache-Control", "private"}, {"Cache-Control", "max-age=0"}} {
+		if !stored(caller, 200, header...) {
+			t.Errorf("%v is not stored", header)
+		}
+	}
+	for _, header := range [][]string{{"Vary", "Cookie"}, {"Cache-Control", "private, max-age=60"}} {
+		if stored(all, 200, header...) {
+			t.Errorf("%v is stored for all", header)
+		}
+	}
+}
+
+func TestMiddlewareAsksWhetherAnAnswerIsComplete(t *testing.T) {
+	o := &origin{}
+	second := func(e *cache.Entry) bool { return string(e.Body) == "answer 2" }
+	h := newCache(t, cache.Options{Complete: second}).Middleware(o)
+	for i, want := range []string{"answer 1", "answer 2", "answer 2"} {
+		if got := text(ask(h, request("GET", "/", ""))); got != want {
+			t.Errorf("request %d: %q, want %q", i, got, want)
+		}
+	}
+}
+
+func TestMiddlewareLetsGoOfLargeAnswers(t *testing.T) {
+	o := &origin{answer: func(w http.ResponseWriter, _ *http.Request) {
+		for range 100 {
+			_, _ = w.Write(make([]byte, 1000))
+		}
+	}}
+	h := newCache(t, cache.Options{MaxEntry: 50_000}).Middleware(o)
+	for range 2 {
+		if n := len(text(ask(h, request("GET", "/", "")))); n != 100_008 {
+			t.Errorf("the client got %d bytes", n)
+		}
+	}
+	if o.calls.Load() != 2 {
+		t.Error("an answer over MaxEntry was stored")
+	}
+}
+
+func TestMiddlewareAnswersConditions(t *testing.T) {
+	o := &origin{answer: func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("If-None-Match") != "" {
+			w.WriteHeader(http.StatusNotModified)
+		}
+		w.Header().Set("Content-Type", "text/plain")
+	}}
+	h := newCache(t, cache.Options{}).Middleware(o)
+	for _, method := range []string{"GET", "QUERY", "POST"} {
+		body := ""
+		if method != "GET" {
+			body = `{"q":1}`
+		}
+		ask(h, request(method, "/", body))
+		etag := ask(h, request(method, "/", body)).Header.Get("ETag")
+		for _, condition := range []string{etag, "W/" + etag, `"other", ` + etag, "*"} {
+			resp := ask(h, request(method, "/", body, "If-None-Match", condition))
+			want := 304
+			if method == "POST" {
+				want = 200
+			}
+			if resp.StatusCode != want || resp.Header.Get("ETag") != etag || !strings.HasPrefix(resp.Header.Get("Cache-Status"), "weir; hit; ttl=") {
+				t.Errorf("%s with If-None-Match %s: %s %v, want %d", method, condition, resp.Status, resp.Header, want)
+			}
+			if got := text(resp); want == 304 && (got != "" || resp.Header.Get("Content-Type") != "") {
+				t.Errorf("%s: 304 with %q", method, got)
+			}
+		}
+		if resp := ask(h, request(method, "/", body, "If-None-Match", `"other"`)); resp.StatusCode != 200 {
+			t.Errorf("%s with another tag: %s", method, resp.Status)
+		}
+	}
+	// A condition on a miss stays here: a 304 to it would be stored for others.
+	if resp := ask(h, request("GET", "/fresh", "", "If-None-Match", `"x"`)); resp.StatusCode != 200 || text(resp) == "" {
+		t.Errorf("a condition reached the origin: %s", resp.Status)
+	}
+	head := ask(h, request("HEAD", "/", ""))
+	if head.StatusCode != 200 || text(head) != "" || head.Header.Get("Content-Length") != "8" {
+		t.Errorf("HEAD: %s %v", head.Status, head.Header)
+	}
+}
+
+func TestMiddlewareKeepsTheOriginsStrongETag(t *testing.T) {
+	for own, kept := range map[string]bool{`"v1"`: true, `W/"v1"`: false, `v1`: false, `"`: false} {
+		o := &origin{answer: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("ETag", own) }}
+		h := newCache(t, cache.Options{}).Middleware(o)
+		ask(h, request("GET", "/", ""))
+		got := ask(h, request("GET", "/", "")).Header.Get("ETag")
+		if (got == own) != kept || len(got) < 4 || got[0] != '"' {
+			t.Errorf("the origin's %s became %s", own, got)
+		}
+	}
+}
+
+func TestMiddlewareGrantsWishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{}
+		h := newCache(t, cache.Options{}).Middleware(o)
+		get := func(cacheControl string) (string, string, int) {
+			resp := ask(h, request("GET", "/", "", "Cache-Control", cacheControl))
+			return text(resp), resp.Header.Get("Cache-Status"), resp.StatusCode
+		}
+		want := func(cacheControl, body, status string) {
+			t.Helper()
+			if b, s, _ := get(cacheControl); b != body || s != status {
+				t.Errorf("%q: %q with %q, want %q with %q", cacheControl, b, s, body, status)
+			}
+		}
+		if _, s, code := get("only-if-cached"); code != 504 || s != "weir; fwd=miss" || o.calls.Load() != 0 {
+			t.Errorf("only-if-cached in an empty cache: %d, %q, %d calls", code, s, o.calls.Load())
+		}
+		want("", "answer 1", "weir; fwd=miss; stored")
+		want("only-if-cached", "answer 1", "weir; hit; ttl=60")
+		time.Sleep(10 * time.Second)
+		want("max-age=10", "answer 1", "weir; hit; ttl=50")
+		want("max-age=nonsense", "answer 1", "weir; hit; ttl=50")
+		want("max-age=9", "answer 2", "weir; fwd=miss; stored")
+		want("no-cache", "answer 3", "weir; fwd=request; stored")
+		want("", "answer 3", "weir; hit; ttl=60")
+		want("no-store", "answer 4", "weir; fwd=bypass")
+		want("", "answer 3", "weir; hit; ttl=60")
+	})
+}
+
+func TestMiddlewareForgets404Soon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }}
+		h := newCache(t, cache.Options{}).Middleware(o)
+		for range 3 {
+			ask(h, request("GET", "/", ""))
+			time.Sleep(2 * time.Second)
+		}
+		if o.calls.Load() != 1 {
+			t.Errorf("%d calls in 5 s", o.calls.Load())
+		}
+		ask(h, request("GET", "/", ""))
+		if o.calls.Load() != 2 {
+			t.Errorf("%d calls in 6 s", o.calls.Load())
+		}
+	})
+}
+
+// crowd sends n requests at once, each made by req, and returns what they got
+// and how long the slowest took.
+func crowd(h http.Handler, n int, req func(i int) *http.Request) ([]string, time.Duration) {
+	answers := make([]string, n)
+	start := time.Now()
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { answers[i] = text(ask(h, req(i))) })
+	}
+	wg.Wait()
+	return answers, time.Since(start)
+}
+
+func TestMiddlewareCoalesces(t *testing.T) {
+	slow := func(header ...string) *origin {
+		return &origin{answer: func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(700 * time.Millisecond)
+			for i := 0; i < len(header); i += 2 {
+				w.Header().Set(header[i], header[i+1])
+			}
+			_, _ = io.WriteString(w, "for "+r.Header.Get("X-Request-Id")+": ")
+		}}
+	}
+	same := func(int) *http.Request { return request("POST", "/", `{}`) }
+	t.Run("one call for 1,000 identical requests", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			o := slow()
+			h := newCache(t, cache.Options{}).Middleware(o)
+			answers, took := crowd(h, 1000, same)
+			if o.calls.Load() != 1 || took != 700*time.Millisecond {
+				t.Errorf("%d calls in %v", o.calls.Load(), took)
+			}
+			for _, a := range answers {
+				if a != "for : answer 1" {
+					t.Fatalf("got %q", a)
+				}
+			}
+		})
+	})
+	t.Run("a call each when told not to", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			o := slow()
+			crowd(newCache(t, cache.Options{NoCoalesce: true}).Middleware(o), 20, same)
+			if o.calls.Load() != 20 {
+				t.Errorf("%d calls", o.calls.Load())
+			}
+		})
+	})
+	// What other caches get wrong: they hand one user's answer to the 19 that
+	// wait with it, or let the 20 wait for each other in a row.
+	for name, header := range map[string][]string{
+		"private": {"Cache-Control", "private"}, "no-store": {"Cache-Control", "no-store"},
+		"Set-Cookie": {"Set-Cookie", "a=b"}, "Vary": {"Vary", "X-Request-Id"}, "a stream": {"Content-Type", "text/event-stream"},
+	} {
+		t.Run("nobody gets another's answer: "+name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := slow(header...)
+				h := newCache(t, cache.Options{Share: cache.ShareAll}).Middleware(o)
+				for round, most := range []time.Duration{1400 * time.Millisecond, 700 * time.Millisecond} {
+					answers, took := crowd(h, 20, func(i int) *http.Request { return request("POST", "/", `{}`, "X-Request-Id", strconv.Itoa(i)) })
+					for i, a := range answers {
+						if !strings.HasPrefix(a, "for "+strconv.Itoa(i)+": ") {
+							t.Errorf("user %d got %q", i, a)
+						}
+					}
+					if took > most {
+						t.Errorf("round %d took %v, want at most %v", round, took, most)
+					}
+				}
+			})
+		})
+	}
+	t.Run("callers are apart in flight as in the store", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			o := slow()
+			h := newCache(t, cache.Options{}).Middleware(o)
+			answers, _ := crowd(h, 20, func(i int) *http.Request {
+				return request("POST", "/", `{}`, "Authorization", "Bearer "+strconv.Itoa(i%2), "X-Request-Id", strconv.Itoa(i%2))
+			})
+			for i, a := range answers {
+				if !strings.HasPrefix(a, "for "+strconv.Itoa(i%2)+": ") {
+					t.Errorf("holder of credential %d got %q", i%2, a)
+				}
+			}
+			if o.calls.Load() != 2 {
+				t.Errorf("%d calls for two callers", o.calls.Load())
+			}
+		})
+	})
+	t.Run("an error is shared with those who waited and with nobody else", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			o := &origin{answer: func(w http.ResponseWriter, _ *http.Request) {
+				time.Sleep(time.Second)
+				w.WriteHeader(500)
+			}}
+			h := newCache(t, cache.Options{}).Middleware(o)
+			crowd(h, 50, same)
+			if o.calls.Load() != 1 {
+				t.Errorf("%d calls to an origin that fails", o.calls.Load())
+			}
+			ask(h, same(0))
+			if o.calls.Load() != 2 {
+				t.Error("a 500 was served again")
+			}
+		})
+	})
+	t.Run("a panic fails those who waited and reaches the server", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			inner := newCache(t, cache.Options{}).Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				time.Sleep(time.Second)
+				panic(http.ErrAbortHandler)
+			}))
+			var panics atomic.Int64
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer func() {
+					if p := recover(); p != nil {
+						panics.Add(1)
+					}
+				}()
+				inner.ServeHTTP(w, r)
+			})
+			answers, _ := crowd(h, 10, same)
+			failed := 0
+			for _, a := range answers {
+				if strings.Contains(a, `"status":502`) {
+					failed++
+				}
+			}
+			if panics.Load() != 1 || failed != 9 {
+				t.Errorf("%d panics and %d answers with 502", panics.Load(), failed)
+			}
+		})
+	})
+}
+
+func TestMiddlewareWhenClientsLeave(t *testing.T) {
+	// The origin writes half, waits, and writes the other half.
+	halves := func(cancelled *atomic.Bool) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "first ")
+			select {
+			case <-time.After(10 * time.Second):
+				_, _ = io.WriteString(w, "second")
+			case <-r.Context().Done():
+				cancelled.Store(true)
+				panic(http.ErrAbortHandler)
+			}
+		})
+	}
+	send := func(ctx context.Context, h http.Handler, out *string) {
+		defer func() { _ = recover() }()
+		*out = text(ask(h, request("POST", "/", `{}`).WithContext(ctx)))
+	}
+	t.Run("the call goes on for the followers of a leader that left", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var cancelled atomic.Bool
+			h := newCache(t, cache.Options{}).Middleware(halves(&cancelled))
+			ctx, leave := context.WithCancel(t.Context())
+			var leader, follower, late string
+			var wg sync.WaitGroup
+			wg.Go(func() { send(ctx, h, &leader) })
+			synctest.Wait()
+			wg.Go(func() { send(t.Context(), h, &follower) })
+			time.Sleep(time.Second)
+			leave()
+			wg.Wait()
+			send(t.Context(), h, &late)
+			if follower != "first second" || late != "first second" || cancelled.Load() {
+				t.Errorf("follower %q, late %q, cancelled %t", follower, late, cancelled.Load())
+			}
+		})
+	})
+	t.Run("the call ends when the last has left", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var cancelled atomic.Bool
+			c := newCache(t, cache.Options{})
+			h := c.Middleware(halves(&cancelled))
+			ctx, leave := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			start := time.Now()
+			for range 3 {
+				var out string
+				wg.Go(func() { send(ctx, h, &out) })
+			}
+			time.Sleep(time.Second)
+			leave()
+			wg.Wait()
+			if !cancelled.Load() || time.Since(start) != time.Second {
+				t.Errorf("cancelled %t after %v", cancelled.Load(), time.Since(start))
+			}
+			var after string
+			send(t.Context(), h, &after)
+			if after != "first second" {
+				t.Errorf("the next request got %q", after)
+			}
+		})
+	})
+	t.Run("a follower leaves at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var cancelled atomic.Bool
+			h := newCache(t, cache.Options{}).Middleware(halves(&cancelled))
+			var leader, follower string
+			var wg sync.WaitGroup
+			wg.Go(func() { send(t.Context(), h, &leader) })
+			synctest.Wait()
+			start := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			send(ctx, h, &follower)
+			if waited := time.Since(start); waited != time.Second {
+				t.Errorf("a follower that left waited %v", waited)
+			}
+			wg.Wait()
+			if leader != "first second" {
+				t.Errorf("the leader got %q", leader)
+			}
+		})
+	})
+}
+
+func TestMiddlewareDoesNotStoreWhatBrokeOff(t *testing.T) {
+	var calls atomic.Int64
+	h := newCache(t, cache.Options{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		calls.Add(1)
+		_, _ = io.WriteString(w, "cut")
+	}))
+	for range 2 {
+		ask(h, request("GET", "/", ""))
+	}
+	if calls.Load() != 2 {
+		t.Error("an answer shorter than its Content-Length was stored")
+	}
+}
+
+func TestMiddlewareRefusesLargeBodies(t *testing.T) {
+	o := &origin{}
+	h := newCache(t, cache.Options{MaxBody: 10}).Middleware(o)
+	if resp := ask(h, request("POST", "/", "01234567890")); resp.StatusCode != 413 || o.calls.Load() != 0 {
+		t.Errorf("%s after %d calls", resp.Status, o.calls.Load())
+	}
+	if resp := ask(h, request("POST", "/", "0123456789")); resp.StatusCode != 200 {
+		t.Errorf("a body of exactly MaxBody: %s", resp.Status)
+	}
+}
+
+// failingStore does not answer.
+type failingStore struct{}
+
+func (failingStore) Get(context.Context, cache.Key, time.Time) (*cache.Entry, error) {
+	return nil, errors.New("store is away")
+}
+
+func (failingStore) Put(context.Context, cache.Key, *cache.Entry, time.Time) error {
+	return errors.New("store is away")
+}
+
+func TestMiddlewareGoesOnWithoutItsStore(t *testing.T) {
+	var events []cache.Event
+	o := &origin{}
+	h := newCache(t, cache.Options{Store: failingStore{}, Observe: func(e cache.Event) { events = append(events, e) }}).Middleware(o)
+	if resp := ask(h, request("GET", "/", "")); resp.StatusCode != 200 || text(resp) != "answer 1" {
+		t.Errorf("got %s", resp.Status)
+	}
+	if len(events) != 1 || events[0].Result != "miss" || events[0].Err == nil {
+		t.Errorf("events %+v", events)
+	}
+}
+
+func TestMiddlewareReportsResults(t *testing.T) {
+	var got []string
+	h := newCache(t, cache.Options{Observe: func(e cache.Event) { got = append(got, e.Result) }}).Middleware(&origin{})
+	ask(h, request("GET", "/", ""))
+	ask(h, request("GET", "/", ""))
+	ask(h, request("PUT", "/", ""))
+	if !slices.Equal(got, []string{"miss", "hit", "bypass"}) {
+		t.Errorf("results %v", got)
+	}
+}
+
+func TestNewReportsEveryMistake(t *testing.T) {
+	_, err := cache.New(cache.Options{TTL: -1, Share: "everybody", Ignore: []string{"user"}})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"TTL: -1ns: want more than 0", `Share: "everybody": want caller, plan or all`, `Ignore: `} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %s", err, want)
+		}
+	}
+}
+
+func TestPrivatize(t *testing.T) {
+	c := newCache(t, cache.Options{})
+	for in, want := range map[string]string{
+		"":                                 "private",
+		"public, max-age=60, s-maxage=90":  "private, max-age=60",
+		"no-store":                         "no-store",
+		"private, must-revalidate":         "private, must-revalidate",
+		`no-cache="Set-Cookie", immutable`: "private, no-cache=Set-Cookie, immutable",
+	} {
+		h := http.Header{}
+		if in != "" {
+			h.Set("Cache-Control", in)
+		}
+		c.Privatize(h)
+		if got := h.Get("Cache-Control"); got != want {
+			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package cache
+
+import (
+	"errors"
+	"mime"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/internal/jsonscan"
+)
+
+// methodQuery is a safe request with a body (RFC 10008).
+const methodQuery = "QUERY"
+
+// Wishes is what a request's Cache-Control asks for.
+type Wishes struct {
+	// NoCache wants an answer made now; it may be stored for others.
+	NoCache bool
+	// NoStore wants the request to leave no trace: no look-up, nothing stored.
+	NoStore bool
+	// OnlyIfCached wants an answer from the cache or none.
+	OnlyIfCached bool
+	// MaxAge is the oldest answer wanted; negative means any.
+	MaxAge time.Duration
+}
+
+// ReadWishes reads the Cache-Control of a request. What it does not know, and
+// numbers that are none, it takes as not said.
+func ReadWishes(h http.Header) Wishes {
+	w := Wishes{MaxAge: -1}
+	for name, value := range directives(h) {
+		switch name {
+		case "no-cache":
+			w.NoCache = true
+		case "no-store":
+			w.NoStore = true
+		case "only-if-cached":
+			w.OnlyIfCached = true
+		case "max-age":
+			if n, err := strconv.ParseUint(value, 10, 31); err == nil {
+				w.MaxAge = time.Duration(n) * time.Second
+			}
+		}
+	}
+	return w
+}
+
+// directives yields the Cache-Control directives of h, names in lower case and
+// values without quotes.
+func directives(h http.Header) func(yield func(name, value string) bool) {
+	return func(yield func(name, value string) bool) {
+		for _, line := range h["Cache-Control"] {
+			for item := range strings.SplitSeq(line, ",") {
+				name, value, _ := strings.Cut(strings.TrimSpace(item), "=")
+				if name != "" && !yield(strings.ToLower(strings.TrimSpace(name)), strings.Trim(strings.TrimSpace(value), `"`)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// credentials are the request fields that identify somebody to an upstream. An
+// answer to one of their holders is not for another.
+func credentials() []string {
+	return []string{"Authorization", "X-Api-Key", "Api-Key", "Cookie"}
+}
+
+// unkeyed says which other request fields are not in the key, because no answer
+// depends on them: they describe the connection, the client's software, or one
+// request for somebody who traces it. All else is in the key: what a model server
+// makes of a field cannot be known from here, and a field that changes the answer
+// and not the key hands out wrong answers.
+func unkeyed(name string) bool {
+	switch name {
+	case "B3", "Baggage", "Cache-Control", "Cf-Connecting-Ip", "Cf-Ray", "Connection", "Content-Length", "Date", "Dnt", "Expect",
+		"Forwarded", "Idempotency-Key", "If-Modified-Since", "If-None-Match", "Keep-Alive", "Newrelic", "Pragma", "Prefer",
+		"Priority", "Proxy-Authorization", "Proxy-Connection", "Referer", "Sentry-Trace", "Te", "Traceparent", "Tracestate",
+		"Trailer", "Transfer-Encoding", "Uber-Trace-Id", "Upgrade", "User-Agent", "Via", "X-Amzn-Trace-Id",
+		"X-Cloud-Trace-Context", "X-Correlation-Id", "X-Forwarded-For", "X-Real-Ip", "X-Request-Id", "X-Request-Timeout":
+		return true
+	}
+	for _, prefix := range []string{"Sec-", "X-B3-", "X-Datadog-", "X-Stainless-"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// ErrUnkeyable says why a request has no key: Key wraps it.
+var ErrUnkeyable = errors.New("cache: no key")
+
+// Key gives the key of r, whose body is body. r.Header holds what is forwarded
+// upstream, credentials included. An error wraps ErrUnkeyable: the request must
+// then bypass the cache, because another one could be taken for it.
+func (c *Cache) Key(r *http.Request, body []byte, caller weir.Caller) (Key, error) {
+	if !cacheable(r) {
+		return Key{}, ErrUnkeyable
+	}
+	k := NewKeyHash()
+	k.Add("weir-1") // the form of the key: a change of it must not find old entries
+	k.Add(c.options.Scope)
+	switch c.options.Share {
+	case ShareCaller:
+		k.Add("caller")
+		k.Add(caller.ID)
+		for _, name := range credentials() {
+			addValues(k, r.Header[name])
+		}
+	case SharePlan:
+		k.Add("plan")
+		k.Add(caller.Plan)
+	case ShareAll:
+		k.Add("all")
+	}
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet // whose answer a HEAD may have, without the body
+	}
+	k.Add(method)
+	k.Add(r.Host)
+	k.Add(r.URL.EscapedPath())
+	k.Add(r.URL.RawQuery)
+	addFields(k, r.Header)
+	if !isJSON(r.Header) {
+		k.Add("bytes")
+		k.AddBytes(body)
+		return k.Sum(), nil
+	}
+	canonical, err := jsonscan.AppendCanonical(make([]byte, 0, len(body)), body, c.ignore, c.options.Depth)
+	if err != nil {
+		return Key{}, errors.Join(ErrUnkeyable, err)
+	}
+	k.Add("json")
+	k.AddBytes(canonical)
+	return k.Sum(), nil
+}
+
+// addFields adds the fields of h that an answer may depend on.
+func addFields(k KeyHash, h http.Header) {
+	names := make([]string, 0, 32)
+	for name, values := range h {
+		if len(values) > 0 && !unkeyed(name) && !slices.Contains(credentials(), name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	k.length(len(names))
+	for _, name := range names {
+		k.Add(name)
+		addValues(k, h[name])
+	}
+}
+
+func addValues(k KeyHash, values []string) {
+	k.length(len(values))
+	for _, v := range values {
+		k.Add(v)
+	}
+}
+
+// cacheable says whether r is a request that an answer can be kept for. A request
+// for a part of an answer, or on a condition other than "not if unchanged", has
+// an answer that is only its own.
+func cacheable(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, methodQuery:
+	default:
+		return false
+	}
+	for _, name := range []string{"Range", "If-Match", "If-Unmodified-Since", "If-Range"} {
+		if len(r.Header[name]) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func isJSON(h http.Header) bool {
+	if len(h["Content-Type"]) != 1 || len(h["Content-Encoding"]) > 0 {
+		return false
+	}
+	kind, _, err := mime.ParseMediaType(h["Content-Type"][0])
+	return err == nil && (kind == "application/json" || strings.HasSuffix(kind, "+json"))
+}
+
+// StripConditions removes the conditions that the cache answers itself: an
+// upstream that answered 304 to one client would leave the others without.
+func StripConditions(h http.Header) {
+	delete(h, "If-None-Match")
+	delete(h, "If-Modified-Since")
+}
+
+// callerOf is who sent r, for a Middleware without auth in front of it.
+func callerOf(r *http.Request) weir.Caller {
+	if c, ok := weir.CallerFrom(r.Context()); ok {
+		return c
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	return weir.Caller{ID: "ip:" + host, Anonymous: true}
+}

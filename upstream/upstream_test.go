@@ -1,0 +1,670 @@
+package upstream_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/upstream"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// front starts a proxy to target and returns its URL and its events.
+func front(t *testing.T, o upstream.Options, targets ...string) (string, func() []upstream.Event) {
+	t.Helper()
+	var mu sync.Mutex
+	var events []upstream.Event
+	o.Name = "llm"
+	for _, url := range targets {
+		o.Targets = append(o.Targets, upstream.Target{URL: url})
+	}
+	o.Observe = func(e upstream.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, e)
+	}
+	pool, err := upstream.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(pool)
+	t.Cleanup(func() {
+		s.Close()
+		pool.Close()
+		if n := pool.InFlight(); n != 0 {
+			t.Errorf("%d exchanges never ended", n)
+		}
+	})
+	return s.URL, func() []upstream.Event {
+		// An exchange ends a moment after the client has its answer.
+		for range 200 {
+			if pool.InFlight() == 0 {
+				break
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(events)
+	}
+}
+
+func backend(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// client makes a client whose connections end with the test.
+func client(t *testing.T) *http.Client {
+	tr := &http.Transport{DisableCompression: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func read(t *testing.T, resp *http.Response, err error) (int, string) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Errorf("reading the answer: %v", err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func TestRequestsGoUpUnchanged(t *testing.T) {
+	var got struct{ method, uri, host, body string }
+	var header http.Header
+	target := backend(t, func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got.method, got.uri, got.host, got.body = r.Method, r.RequestURI, r.Host, string(b)
+		header = r.Header
+	})
+	url, _ := front(t, upstream.Options{SetHeaders: map[string]string{"authorization": "Bearer ours", "X-Remove": ""}}, target+"/base/")
+	for _, uri := range []string{"/", "/v1/a%2Fb/c%20d?x=1&x=2;y", "/v1/%7Euser", "/a/é?", "/v1/models/m:predict"} {
+		r, _ := http.NewRequest("PATCH", url+uri, strings.NewReader("body"))
+		if code, _ := read2(t, client(t), r); code != 200 {
+			t.Fatalf("%s: %d", uri, code)
+		}
+		want := "/base" + strings.ReplaceAll(uri, "é", "%C3%A9")
+		if got.method != "PATCH" || got.uri != want || got.body != "body" || "http://"+got.host != target {
+			t.Errorf("%s arrived as %+v", uri, got)
+		}
+	}
+	r, _ := http.NewRequest("GET", url+"/", nil)
+	r.Host = "api.example"
+	r.Header = http.Header{
+		"Authorization": {"Bearer client's"}, "X-Remove": {"a"}, "X-Keep": {"a", "b"}, "User-Agent": {""},
+		"Connection": {"X-Named, authorization", "keep-alive"}, "X-Named": {"1"}, "Keep-Alive": {"timeout=5"}, "Te": {"trailers"},
+		"Proxy-Authorization": {"secret"}, "Expect": {"100-continue"}, "Http2-Settings": {"AAMA"}, "X-Forwarded-For": {"203.0.113.9"},
+	}
+	read2(t, client(t), r)
+	want := http.Header{
+		"Authorization": {"Bearer ours"}, "X-Keep": {"a", "b"}, "X-Forwarded-For": {"203.0.113.9, 127.0.0.1"},
+		"X-Forwarded-Host": {"api.example"}, "X-Forwarded-Proto": {"http"},
+	}
+	if !maps.EqualFunc(header, want, slices.Equal) {
+		t.Errorf("fields\n got %v\nwant %v", header, want)
+	}
+}
+
+func read2(t *testing.T, c *http.Client, r *http.Request) (int, string) {
+	t.Helper()
+	resp, err := c.Do(r)
+	return read(t, resp, err)
+}
+
+func TestAnswersComeDownUnchanged(t *testing.T) {
+	target := backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["X-Many"] = []string{"a", "b"}
+		w.Header().Set("Connection", "X-Hop")
+		w.Header().Set("X-Hop", "1")
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Header().Set("Trailer", "X-Sum")
+		w.WriteHeader(418)
+		_, _ = io.WriteString(w, "\x1f\x8b not really")
+		w.Header().Set("X-Sum", "9")
+	})
+	url, events := front(t, upstream.Options{}, target)
+	resp, err := client(t).Get(url)
+	code, body := read(t, resp, err)
+	if code != 418 || body != "\x1f\x8b not really" || resp.Header.Get("Content-Encoding") != "gzip" ||
+		!slices.Equal(resp.Header["X-Many"], []string{"a", "b"}) || resp.Header.Get("X-Hop") != "" || resp.Trailer.Get("X-Sum") != "9" {
+		t.Errorf("%d %q %v trailer %v", code, body, resp.Header, resp.Trailer)
+	}
+	if e := events(); len(e) != 1 || e[0].Result != "ok" || e[0].Status != 418 || e[0].Target != target || e[0].Total < e[0].FirstByte {
+		t.Errorf("events %+v", e)
+	}
+}
+
+// An upstream that sends its next byte only when the client has the one before.
+func TestNothingIsHeldBack(t *testing.T) {
+	for name, header := range map[string]http.Header{
+		"a length":      {"Content-Length": {"5"}},
+		"chunks":        {},
+		"server events": {"Content-Type": {"text/event-stream"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			seen := make(chan byte)
+			target := backend(t, func(w http.ResponseWriter, r *http.Request) {
+				maps.Copy(w.Header(), header)
+				out := http.NewResponseController(w)
+				if header.Get("Content-Length") == "" {
+					_ = out.Flush()
+					if b := <-seen; b != 0 { // the client has the head
+						return
+					}
+				}
+				for _, b := range []byte("abcde") {
+					_, _ = w.Write([]byte{b})
+					_ = out.Flush()
+					select {
+					case got := <-seen:
+						if got != b {
+							t.Errorf("the client saw %q after %q was sent", got, b)
+						}
+					case <-r.Context().Done():
+						return
+					}
+				}
+			})
+			url, _ := front(t, upstream.Options{Timeouts: upstream.Timeouts{FirstByte: 5 * time.Second}}, target)
+			resp, err := client(t).Get(url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if header.Get("Content-Length") == "" {
+				seen <- 0
+			}
+			in := bufio.NewReader(resp.Body)
+			for range 5 {
+				b, err := in.ReadByte()
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen <- b
+			}
+			if _, err := in.ReadByte(); err != io.EOF {
+				t.Errorf("at the end: %v", err)
+			}
+		})
+	}
+}
+
+func TestAClientThatLeavesCancelsTheUpstream(t *testing.T) {
+	for name, started := range map[string]bool{"before the first byte": false, "within a stream": true} {
+		t.Run(name, func(t *testing.T) {
+			arrived, cancelled := make(chan struct{}), make(chan time.Time, 1)
+			target := backend(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if started {
+					_, _ = io.WriteString(w, "first")
+					_ = http.NewResponseController(w).Flush()
+				}
+				close(arrived)
+				<-r.Context().Done()
+				cancelled <- time.Now()
+			})
+			url, events := front(t, upstream.Options{}, target)
+			ctx, leave := context.WithCancel(t.Context())
+			r, _ := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader("{}"))
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if resp, err := client(t).Do(r); err == nil {
+					_, _ = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+				}
+			}()
+			<-arrived
+			left := time.Now()
+			leave()
+			if took := (<-cancelled).Sub(left); took > 100*time.Millisecond {
+				t.Errorf("the upstream was cancelled after %v", took)
+			}
+			<-done
+			if e := events(); len(e) != 1 || e[0].Result != "cancelled" {
+				t.Errorf("events %+v", e)
+			}
+		})
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	send := func(t *testing.T, limit upstream.Timeouts, h http.HandlerFunc) (*http.Response, string, []upstream.Event, error) {
+		url, events := front(t, upstream.Options{Timeouts: limit}, backend(t, h))
+		resp, err := client(t).Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return resp, string(b), events(), err
+	}
+	t.Run("no head in time is 504", func(t *testing.T) {
+		resp, body, e, _ := send(t, upstream.Timeouts{FirstByte: 50 * time.Millisecond}, hang)
+		if resp.StatusCode != 504 || !strings.Contains(body, `Upstream \"llm\" sent no answer within 50ms.`) || e[0].Result != "timeout" {
+			t.Errorf("%s %s %+v", resp.Status, body, e)
+		}
+	})
+	t.Run("a head without a body in time breaks off", func(t *testing.T) {
+		resp, _, e, err := send(t, upstream.Timeouts{FirstByte: 50 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).Flush()
+			hang(w, r)
+		})
+		if resp.StatusCode != 200 || err == nil || e[0].Result != "timeout" {
+			t.Errorf("%s, read error %v, %+v", resp.Status, err, e)
+		}
+	})
+	t.Run("silence in a body breaks off", func(t *testing.T) {
+		resp, body, e, err := send(t, upstream.Timeouts{BetweenBytes: 50 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "first")
+			_ = http.NewResponseController(w).Flush()
+			hang(w, r)
+		})
+		if resp.StatusCode != 200 || body != "first" || err == nil || e[0].Result != "timeout" {
+			t.Errorf("%s %q, read error %v, %+v", resp.Status, body, err, e)
+		}
+	})
+	t.Run("a stream that never falls silent ends at the total", func(t *testing.T) {
+		_, _, e, err := send(t, upstream.Timeouts{Total: 100 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, "x")
+				_ = http.NewResponseController(w).Flush()
+				<-time.After(5 * time.Millisecond)
+			}
+		})
+		if err == nil || e[0].Result != "timeout" {
+			t.Errorf("read error %v, %+v", err, e)
+		}
+	})
+	t.Run("a slow client is not the upstream's silence", func(t *testing.T) {
+		url, _ := front(t, upstream.Options{Timeouts: upstream.Timeouts{FirstByte: 600 * time.Millisecond, BetweenBytes: 400 * time.Millisecond}},
+			backend(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 8<<20)) }))
+		resp, err := client(t).Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		<-time.After(900 * time.Millisecond)
+		if n, err := io.Copy(io.Discard, resp.Body); n != 8<<20 || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+	})
+	t.Run("no handshake in time is 504", func(t *testing.T) {
+		silent, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		url, events := front(t, upstream.Options{Timeouts: upstream.Timeouts{Connect: 50 * time.Millisecond}}, "https://"+silent.Addr().String())
+		resp, err := client(t).Get(url)
+		code, body := read(t, resp, err)
+		if e := events(); code != 504 || !strings.Contains(body, "accepted no connection within 50ms") || e[0].Result != "connect" {
+			t.Errorf("%d %s %+v", code, body, e)
+		}
+	})
+}
+
+func TestFailures(t *testing.T) {
+	// raw serves each connection with h, which owns it.
+	raw := func(t *testing.T, h func(net.Conn)) string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				h(c)
+				_ = c.Close()
+			}
+		})
+		t.Cleanup(func() { _ = l.Close(); wg.Wait() })
+		return "http://" + l.Addr().String()
+	}
+	t.Run("a target that is not there is 502, and its address stays ours", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone := "http://" + l.Addr().String()
+		_ = l.Close()
+		url, events := front(t, upstream.Options{}, gone)
+		resp, err := client(t).Get(url)
+		code, body := read(t, resp, err)
+		if code != 502 || !strings.Contains(body, `Upstream \"llm\" cannot be reached.`) || strings.Contains(body, "127.0.0.1") {
+			t.Errorf("%d %s", code, body)
+		}
+		if e := events(); e[0].Result != "connect" || e[0].Err == nil {
+			t.Errorf("%+v", e)
+		}
+	})
+	t.Run("a request that was written is not sent again", func(t *testing.T) {
+		var seen atomic.Int64
+		target := raw(t, func(c net.Conn) {
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				seen.Add(1)
+			}
+		})
+		url, _ := front(t, upstream.Options{}, target)
+		for _, method := range []string{"POST", "PATCH"} {
+			seen.Store(0)
+			r, _ := http.NewRequest(method, url, strings.NewReader("{}"))
+			r.Header.Set("Idempotency-Key", "1")
+			if code, _ := read2(t, client(t), r); code != 502 || seen.Load() != 1 {
+				t.Errorf("%s: %d after %d attempts", method, code, seen.Load())
+			}
+		}
+	})
+	for name, answer := range map[string]string{
+		"a short length":  "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+		"a broken chunk":  "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\nzz\r\n",
+		"a missing chunk": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
+	} {
+		t.Run("a cut answer does not end cleanly: "+name, func(t *testing.T) {
+			target := raw(t, func(c net.Conn) {
+				_, _ = http.ReadRequest(bufio.NewReader(c))
+				_, _ = io.WriteString(c, answer)
+			})
+			url, events := front(t, upstream.Options{}, target)
+			resp, err := client(t).Get(url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			if string(b) != "only this" || err == nil {
+				t.Errorf("the client read %q and %v", b, err)
+			}
+			if e := events(); e[0].Result != "cut" {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
+	for name, answer := range map[string]string{
+		"nonsense":                  "hello\r\n\r\n",
+		"a head without end":        "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 300<<10),
+		"a switch nobody asked for": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
+	} {
+		t.Run("an answer that is none is 502: "+name, func(t *testing.T) {
+			target := raw(t, func(c net.Conn) {
+				_, _ = http.ReadRequest(bufio.NewReader(c))
+				_, _ = io.WriteString(c, answer)
+			})
+			url, _ := front(t, upstream.Options{}, target)
+			resp, err := client(t).Get(url)
+			if code, body := read(t, resp, err); code != 502 || !strings.Contains(body, "broke off") {
+				t.Errorf("%d %s", code, body)
+			}
+		})
+	}
+	t.Run("busy connections are 503 with a time to come back", func(t *testing.T) {
+		holds := make(chan struct{})
+		target := backend(t, func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, "x")
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case holds <- struct{}{}:
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		})
+		url, events := front(t, upstream.Options{MaxConnections: 1, Timeouts: upstream.Timeouts{FirstByte: 200 * time.Millisecond}}, target)
+		ctx, leave := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
+			if resp, err := client(t).Do(r); err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+			}
+		})
+		<-holds
+		resp, err := client(t).Get(url)
+		if code, body := read(t, resp, err); code != 503 || resp.Header.Get("Retry-After") != "1" || !strings.Contains(body, "were busy for 200ms") {
+			t.Errorf("%d %v %s", code, resp.Header, body)
+		}
+		leave()
+		wg.Wait()
+		var results []string
+		for _, e := range events() {
+			results = append(results, e.Result)
+		}
+		if !slices.Equal(results, []string{"busy", "cancelled"}) {
+			t.Errorf("results %v", results)
+		}
+	})
+}
+
+func TestBalance(t *testing.T) {
+	var mu sync.Mutex
+	var order []string
+	named := func(name string, before func()) string {
+		return backend(t, func(http.ResponseWriter, *http.Request) {
+			mu.Lock()
+			order = append(order, name)
+			mu.Unlock()
+			if before != nil {
+				before()
+			}
+		})
+	}
+	do := func(pool *upstream.Pool) {
+		resp, err := pool.Do(t.Context(), httptest.NewRequest("GET", "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+	}
+	pool := func(balance string, targets ...upstream.Target) *upstream.Pool {
+		order = nil
+		p, err := upstream.New(upstream.Options{Balance: balance, Targets: targets})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Close)
+		return p
+	}
+	t.Run("round robin goes by weight, spread evenly", func(t *testing.T) {
+		p := pool("round_robin", upstream.Target{URL: named("a", nil), Weight: 3}, upstream.Target{URL: named("b", nil)}, upstream.Target{URL: named("c", nil)})
+		for range 10 {
+			do(p)
+		}
+		if got := strings.Join(order, ""); got != "abacaabaca" {
+			t.Errorf("order %s", got)
+		}
+	})
+	t.Run("least busy goes round while all are idle", func(t *testing.T) {
+		p := pool("", upstream.Target{URL: named("a", nil)}, upstream.Target{URL: named("b", nil)})
+		for range 4 {
+			do(p)
+		}
+		if got := strings.Join(order, ""); got != "abab" {
+			t.Errorf("order %s", got)
+		}
+	})
+	t.Run("least busy avoids a target that hangs", func(t *testing.T) {
+		release, once := make(chan struct{}), sync.Once{}
+		hangs := make(chan struct{})
+		p := pool("least_busy", upstream.Target{URL: named("a", func() { once.Do(func() { close(hangs); <-release }) })}, upstream.Target{URL: named("b", nil)})
+		var wg sync.WaitGroup
+		wg.Go(func() { do(p) })
+		<-hangs
+		for range 6 {
+			do(p)
+		}
+		close(release)
+		wg.Wait()
+		if got := strings.Join(order, ""); got != "abbbbbb" {
+			t.Errorf("order %s", got)
+		}
+	})
+}
+
+func TestNewReportsEveryMistake(t *testing.T) {
+	_, err := upstream.New(upstream.Options{Balance: "fair", Targets: []upstream.Target{
+		{URL: "10.0.0.1:8000"}, {URL: "ftp://h"}, {URL: "http://u:p@h"}, {URL: "http://h/?q"}, {URL: "http://ok/base"},
+	}})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{`targets[0]: "10.0.0.1:8000"`, `targets[1]`, `targets[2]`, `targets[3]`, `balance: "fair": want least_busy or round_robin`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %s", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "targets[4]") {
+		t.Errorf("a good target is called bad: %v", err)
+	}
+}
+
+func TestHandler(t *testing.T) {
+	inProcess := func(t *testing.T, h http.HandlerFunc) (string, func() []upstream.Event) {
+		return front(t, upstream.Options{
+			Targets:  []upstream.Target{{URL: "in-process", Transport: upstream.Handler(h)}},
+			Timeouts: upstream.Timeouts{FirstByte: 300 * time.Millisecond},
+		})
+	}
+	t.Run("answers like a server", func(t *testing.T) {
+		url, events := inProcess(t, func(w http.ResponseWriter, r *http.Request) {
+			b, _ := io.ReadAll(r.Body)
+			w.Header().Set("X-Path", r.URL.Path+"?"+r.URL.RawQuery)
+			w.WriteHeader(201)
+			_, _ = fmt.Fprintf(w, "%s %s", r.Method, b)
+		})
+		resp, err := client(t).Post(url+"/p?q=1", "text/plain", strings.NewReader("body"))
+		if code, body := read(t, resp, err); code != 201 || body != "POST body" || resp.Header.Get("X-Path") != "/p?q=1" {
+			t.Errorf("%d %q %v", code, body, resp.Header)
+		}
+		if e := events(); e[0].Result != "ok" || e[0].Target != "in-process" {
+			t.Errorf("%+v", e)
+		}
+	})
+	t.Run("streams", func(t *testing.T) {
+		next := make(chan struct{})
+		url, _ := inProcess(t, func(w http.ResponseWriter, _ *http.Request) {
+			for range 3 {
+				_, _ = io.WriteString(w, "x")
+				<-next
+			}
+		})
+		resp, err := client(t).Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		for range 3 {
+			if _, err := io.ReadFull(resp.Body, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			next <- struct{}{}
+		}
+	})
+	t.Run("an empty answer is an answer", func(t *testing.T) {
+		url, _ := inProcess(t, func(http.ResponseWriter, *http.Request) {})
+		resp, err := client(t).Get(url)
+		if code, body := read(t, resp, err); code != 200 || body != "" {
+			t.Errorf("%d %q", code, body)
+		}
+	})
+	t.Run("a panic is 502 and says nothing to the client", func(t *testing.T) {
+		url, events := inProcess(t, func(http.ResponseWriter, *http.Request) { panic("secret") })
+		resp, err := client(t).Get(url)
+		if code, body := read(t, resp, err); code != 502 || strings.Contains(body, "secret") {
+			t.Errorf("%d %s", code, body)
+		}
+		if e := events(); e[0].Result != "cut" || !strings.Contains(e[0].Err.Error(), "panicked: secret") {
+			t.Errorf("%+v", e)
+		}
+	})
+	t.Run("a panic within the body does not end cleanly", func(t *testing.T) {
+		url, _ := inProcess(t, func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "half")
+			panic(http.ErrAbortHandler)
+		})
+		resp, err := client(t).Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, err := io.ReadAll(resp.Body); string(b) != "half" || err == nil {
+			t.Errorf("read %q, %v", b, err)
+		}
+	})
+	t.Run("a handler that is late is cancelled and waited for", func(t *testing.T) {
+		var returned atomic.Bool
+		url, events := inProcess(t, func(_ http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			returned.Store(true)
+		})
+		resp, err := client(t).Get(url)
+		code, _ := read(t, resp, err)
+		if e := events(); code != 504 || !returned.Load() || e[0].Result != "timeout" {
+			t.Errorf("%d, returned %t, %+v", code, returned.Load(), e)
+		}
+	})
+	t.Run("closing the answer ends the handler", func(t *testing.T) {
+		pool, err := upstream.New(upstream.Options{Targets: []upstream.Target{{URL: "in-process", Transport: upstream.Handler(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				for r.Context().Err() == nil {
+					_, _ = io.WriteString(w, "more")
+				}
+			}))}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := pool.Do(t.Context(), httptest.NewRequest("GET", "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.ReadFull(resp.Body, make([]byte, 100))
+		_ = resp.Body.Close()
+		if n := pool.InFlight(); n != 0 {
+			t.Errorf("%d in flight after Close", n)
+		}
+	})
+}
+
+func TestDoNeverHidesTheCallersOwnEnd(t *testing.T) {
+	pool, err := upstream.New(upstream.Options{Targets: []upstream.Target{{URL: backend(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = pool.Do(ctx, httptest.NewRequest("GET", "/", nil))
+	var p *weir.Problem
+	if !errors.Is(err, context.DeadlineExceeded) || errors.As(err, &p) {
+		t.Errorf("got %v", err)
+	}
+}
