@@ -43,7 +43,7 @@ type Options struct {
 	// TTL is how long an answer is fresh. Required.
 	TTL time.Duration
 	// NegativeTTL is the same for 404 and 410; never more than TTL. 0 means
-	// DefaultNegativeTTL.
+	// DefaultNegativeTTL, less than 0 that they are not kept.
 	NegativeTTL time.Duration
 	// Share says who shares answers. "" means ShareCaller.
 	Share Share
@@ -61,8 +61,9 @@ type Options struct {
 	Depth int
 	// NoCoalesce lets identical requests that overlap run each on its own.
 	NoCoalesce bool
-	// Complete, if not nil, is asked whether an answer that is whole on the wire
-	// is one to keep: a 200 can hold an error.
+	// Complete is asked whether an answer that is whole on the wire is one to
+	// keep: a 200 can hold an error. nil keeps all but JSON objects that have a
+	// member "error" other than null, and what is called JSON and is none.
 	Complete func(*Entry) bool
 	// Observe, if not nil, is told how each request of Middleware was answered.
 	// It must not block.
@@ -115,7 +116,7 @@ func New(o Options) (*Cache, error) {
 	if o.Store == nil {
 		o.Store = NewMemoryStore(0)
 	}
-	if o.NegativeTTL <= 0 {
+	if o.NegativeTTL == 0 {
 		o.NegativeTTL = DefaultNegativeTTL
 	}
 	if o.MaxEntry <= 0 {
@@ -126,6 +127,13 @@ func New(o Options) (*Cache, error) {
 	}
 	if o.Depth <= 0 {
 		o.Depth = DefaultDepth
+	}
+	if o.Complete == nil {
+		failed, err := jsonscan.Compile("/error")
+		if err != nil {
+			return nil, err
+		}
+		o.Complete = func(e *Entry) bool { return !saysError(e, failed, o.Depth) }
 	}
 	c.options = o
 	return c, nil
@@ -293,9 +301,9 @@ func ServeCollapsed(w http.ResponseWriter, r *http.Request, e *Entry) {
 	e.ServeHTTP(w, r)
 }
 
-// errOnlyIfCached refuses a client that wants an answer from the cache or none
+// ErrOnlyIfCached is the refusal of a client that wants an answer from the cache or none
 // (RFC 9111, section 5.2.1.7).
-func errOnlyIfCached() *weir.Problem {
+func ErrOnlyIfCached() *weir.Problem {
 	return &weir.Problem{
 		Status: http.StatusGatewayTimeout,
 		Title:  "Not in the cache",

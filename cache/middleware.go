@@ -55,7 +55,7 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 		return Event{Result: "hit"}, nil
 	}
 	if wishes.OnlyIfCached {
-		return Event{Result: "miss", Err: storeErr}, errOnlyIfCached()
+		return Event{Result: "miss", Err: storeErr}, ErrOnlyIfCached()
 	}
 	if r.Method == http.MethodHead { // there is no body to keep, or to wait for
 		w.Header()["Cache-Status"] = []string{StatusMiss}

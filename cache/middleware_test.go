@@ -260,6 +260,26 @@ func TestMiddlewareAsksWhetherAnAnswerIsComplete(t *testing.T) {
 	}
 }
 
+func TestMiddlewareDoesNotKeepErrorsUnder200(t *testing.T) {
+	for body, kept := range map[string]bool{
+		`{"a":1}`: true, `{"error":null}`: true, `[]`: true,
+		`{"error":{"message":"overloaded"}}`: false, `{"a":1,"err\u006fr":"x"}`: false, `{"a":`: false,
+	} {
+		calls := 0
+		h := newCache(t, cache.Options{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			calls++
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, body)
+		}))
+		for range 2 {
+			ask(h, request("POST", "/", `{}`))
+		}
+		if (calls == 1) != kept {
+			t.Errorf("%s: %d calls", body, calls)
+		}
+	}
+}
+
 func TestMiddlewareLetsGoOfLargeAnswers(t *testing.T) {
 	o := &origin{answer: func(w http.ResponseWriter, _ *http.Request) {
 		for range 100 {
@@ -375,6 +395,12 @@ func TestMiddlewareForgets404Soon(t *testing.T) {
 		ask(h, request("GET", "/", ""))
 		if o.calls.Load() != 2 {
 			t.Errorf("%d calls in 6 s", o.calls.Load())
+		}
+		never := newCache(t, cache.Options{NegativeTTL: -1}).Middleware(o)
+		ask(never, request("GET", "/", ""))
+		ask(never, request("GET", "/", ""))
+		if o.calls.Load() != 4 {
+			t.Errorf("%d calls, want a 404 not to be kept with a negative NegativeTTL", o.calls.Load())
 		}
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/inferweir/weir/internal/jsonscan"
 )
 
 // Recording is an answer on its way to the client that is also kept, for the
@@ -178,7 +180,7 @@ func (rec *Recording) Finish() error {
 	}
 	e.ETag = strongETag(e.Status, rec.header, e.Body)
 	var err error
-	if rec.store && (rec.cache.options.Complete == nil || rec.cache.options.Complete(e)) {
+	if rec.store && rec.cache.options.Complete(e) {
 		// The client may have left, the followers may not: store all the same.
 		err = rec.cache.options.Store.Put(context.WithoutCancel(rec.ctx), rec.key, e, now)
 	}
@@ -194,6 +196,17 @@ func fit(b []byte) []byte {
 		return append(make([]byte, 0, len(b)), b...)
 	}
 	return b
+}
+
+// saysError reports whether the body of e tells of an error under a status that
+// does not.
+func saysError(e *Entry, failed *jsonscan.Paths, depth int) bool {
+	if !isJSON(e.Header) {
+		return false
+	}
+	var room [1]jsonscan.Value
+	found, err := failed.Find(room[:0], e.Body, depth)
+	return err != nil || found[0].Kind() > jsonscan.Null
 }
 
 // Cut ends the recording of an answer that broke off: it is not stored, and the

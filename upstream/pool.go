@@ -67,7 +67,8 @@ type Options struct {
 	// that the targets want. An empty value removes the field.
 	SetHeaders map[string]string
 	// MaxConnections bounds the connections to one target, IdleConnections those
-	// kept open when unused, IdleTimeout for how long. 0 means 512, 128, 90s.
+	// kept open when unused (less than 0: none), IdleTimeout for how long. 0 means
+	// 512, 128, 90s.
 	MaxConnections, IdleConnections int
 	IdleTimeout                     time.Duration
 	Timeouts                        Timeouts
@@ -159,7 +160,7 @@ func setDefaults(o *Options) {
 	if o.MaxConnections <= 0 {
 		o.MaxConnections = DefaultMaxConnections
 	}
-	if o.IdleConnections <= 0 {
+	if o.IdleConnections == 0 {
 		o.IdleConnections = DefaultIdleConnections
 	}
 }

@@ -1,0 +1,80 @@
+// Weir is an inference gateway: rate limits, caching and protection for any
+// model API. Run "weir serve" to try it, "weir --help" for what else there is.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// The exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// commands is the command line.
+type commands struct {
+	Serve   serveCommand   `cmd:"" help:"Serve the configuration; without one, the built-in models on 127.0.0.1:8080."`
+	Check   checkCommand   `cmd:"" help:"Report every mistake of a configuration."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+// output is where a command writes: results to stdout, messages to stderr.
+type output struct {
+	stdout, stderr io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], output{os.Stdout, os.Stderr}))
+}
+
+// run runs one command line and returns its exit status.
+func run(ctx context.Context, args []string, out output) int {
+	var c commands
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("weir"),
+		kong.Description("An inference gateway: rate limits, caching and protection for any model API."),
+		kong.Writers(out.stdout, out.stderr),
+		kong.Exit(func(status int) { exited = status }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(out),
+	)
+	if err != nil {
+		return fail(out, err)
+	}
+	parsed, err := parser.Parse(args)
+	switch {
+	case exited >= 0: // --help
+		return exited
+	case err != nil:
+		fmt.Fprintf(out.stderr, "weir: %v\nTry \"weir --help\".\n", err)
+		return exitUsage
+	}
+	if err := parsed.Run(); err != nil {
+		return fail(out, err)
+	}
+	return exitOK
+}
+
+// errReported ends a command that has said already what is wrong.
+var errReported = errors.New("reported")
+
+func fail(out output, err error) int {
+	if !errors.Is(err, errReported) {
+		fmt.Fprintf(out.stderr, "weir: %v\n", err)
+	}
+	return exitFailed
+}

@@ -1,0 +1,425 @@
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/inferweir/weir/config"
+)
+
+const (
+	kib = config.Size(1 << 10)
+	mib = config.Size(1 << 20)
+)
+
+// minimal is the least that is a configuration.
+const minimal = `
+upstreams:
+  m: {targets: [http://127.0.0.1:8000]}
+routes:
+  - {match: {path: /a}, upstream: m}
+`
+
+func parse(t *testing.T, text string) *config.Config {
+	t.Helper()
+	c, err := config.Parse("weir.yaml", []byte(text), testEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func defaultConfig() *config.Config {
+	return &config.Config{
+		Listen: "127.0.0.1:8080",
+		Admin:  config.Admin{Listen: "127.0.0.1:8081"},
+		Store:  config.Store{URL: "memory:"},
+		Callers: config.Callers{
+			Identify: []string{"api_key", "jwt", "header", "ip"},
+			Header:   "X-User-ID",
+			IPPrefix: config.IPPrefix{V4: 32, V6: 64},
+		},
+		Upstreams: map[string]config.Upstream{"m": defaultUpstream("http://127.0.0.1:8000")},
+		Cache: config.Cache{
+			Tiers: []string{"memory"}, Memory: config.Memory{MaxBytes: 256 * mib}, NegativeTTL: 5 * time.Second,
+		},
+		Routes: []config.Route{defaultRoute("/a", config.Match{Path: "/a"}, "m")},
+		Limits: config.Limits{
+			HeaderBytes: 64 * kib, Headers: 100, URLBytes: 8 * kib, HeaderTimeout: 10 * time.Second,
+			BodyMinRate: kib, JSONDepth: 100,
+		},
+		Telemetry:     config.Telemetry{Log: config.Log{Level: "info"}},
+		ShutdownGrace: 30 * time.Second,
+	}
+}
+
+func defaultUpstream(url string) config.Upstream {
+	return config.Upstream{
+		Targets: []config.Target{{URL: url, Weight: 1}}, Dialect: "plain", Balance: "least_busy",
+		Connections: config.Connections{Max: 512, Idle: 128, IdleTimeout: 90 * time.Second},
+		Timeouts: config.Timeouts{
+			Connect: time.Second, FirstByte: time.Minute, BetweenBytes: 30 * time.Second, Total: 10 * time.Minute,
+		},
+	}
+}
+
+func defaultRoute(name string, match config.Match, upstream string) config.Route {
+	return config.Route{
+		Name: name, Match: match, Upstream: upstream,
+		Cache:   config.RouteCache{Mode: "off", Share: "caller", Only: "deterministic", Coalesce: true, MaxEntry: 8 * mib},
+		MaxBody: 10 * mib, RespondAsync: "never",
+	}
+}
+
+func defaultPolicy(name string, quota int64, window time.Duration) config.Policy {
+	return config.Policy{
+		Name: name, Quota: quota, Window: window, Unit: "requests", By: "caller", Burst: quota, Algorithm: "token_bucket",
+	}
+}
+
+func equal(t *testing.T, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%+v\nwant\n%+v", got, want)
+	}
+}
+
+func TestTheLeastConfigurationHasEveryDefault(t *testing.T) {
+	equal(t, parse(t, minimal), defaultConfig())
+}
+
+func TestTheBuiltinConfigurationServesTheBuiltinModels(t *testing.T) {
+	want := defaultConfig()
+	want.Plans = map[string]config.Plan{"default": {Policies: []config.Policy{defaultPolicy("default", 5, time.Minute)}}}
+	want.Upstreams = map[string]config.Upstream{"models": defaultUpstream("builtin:")}
+	want.Routes = nil
+	for _, name := range []string{"language", "sentiment"} {
+		r := defaultRoute(name, config.Match{Path: "/predict/" + name, Methods: []string{"GET", "POST"}}, "models")
+		r.Cache.Mode, r.Cache.TTL = "inference", time.Minute
+		want.Routes = append(want.Routes, r)
+	}
+	equal(t, parse(t, string(config.Builtin())), want)
+	config.Builtin()[0] = 'X'
+	if config.Builtin()[0] == 'X' {
+		t.Error("Builtin returned bytes that it still uses")
+	}
+}
+
+func custom(p config.Policy, by string) config.Policy {
+	p.By = by
+	return p
+}
+
+func chatRoute() config.Route {
+	return config.Route{
+		Name:     "chat",
+		Match:    config.Match{Path: "/v1/chat/completions", Methods: []string{"POST"}, Model: "llama-*"},
+		Upstream: "llm",
+		Policies: []config.Policy{
+			custom(defaultPolicy("all", 600, time.Minute), "global"), custom(defaultPolicy("chat", 30, time.Minute), "ip"),
+			defaultPolicy("chat-2", 1000, 24*time.Hour),
+		},
+		Cache: config.RouteCache{
+			Mode: "inference", TTL: 10 * time.Minute, Share: "plan", Only: "all",
+			Ignore: []string{"/user", "/a~1b"}, MaxEntry: 512, ChargeHits: true,
+		},
+		MaxBody: 1024 * mib, RespondAsync: "never", LegacyHeaders: true,
+	}
+}
+
+// everything is what testdata/everything.yaml says.
+func everything() *config.Config {
+	daily := custom(defaultPolicy("daily", 1000, 24*time.Hour), "header:X-Team")
+	daily.Burst = 50
+	llm := config.Upstream{
+		Targets: []config.Target{{"http://10.0.0.1:8000", 1}, {"https://h.example/base/", 2}, {"http://10.0.0.3", 1}},
+		Dialect: "plain", Balance: "round_robin",
+		SetHeaders:  map[string]string{"Authorization": "Bearer hunter2-llm", "X-Price": "hunter2 $5 9090", "X-Empty": ""},
+		Connections: config.Connections{Max: 64, Idle: 64, IdleTimeout: time.Minute},
+		Timeouts: config.Timeouts{
+			Connect: 250 * time.Millisecond, FirstByte: 5 * time.Minute, BetweenBytes: time.Minute, Total: 90 * time.Minute,
+		},
+	}
+	predict := config.Match{Path: "/predict/*", Methods: []string{"GET", "POST"}}
+	return &config.Config{
+		Listen: "0.0.0.0:9090",
+		TLS:    &config.TLS{Cert: "/etc/weir/cert.pem", Key: "/etc/weir/key.pem"},
+		Admin:  config.Admin{Listen: ":9091", Token: "hunter2-admin"},
+		Store:  config.Store{URL: "memory:"},
+		Callers: config.Callers{
+			Identify: []string{"ip", "api_key"}, Require: true,
+			TrustedProxies: []netip.Prefix{
+				netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"),
+				netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("fd00::/8"),
+			},
+			Header: "X-Team", IPPrefix: config.IPPrefix{V4: 24, V6: 48},
+			Keys: []config.Key{{"alice", "weir_hunter2alice", "pro"}, {"Zoë", "weir_hunter2zoe", ""}},
+		},
+		Plans: map[string]config.Plan{
+			"default": {Policies: []config.Policy{defaultPolicy("default", 5, time.Minute)}},
+			"free":    {},
+			"pro": {Policies: []config.Policy{
+				defaultPolicy("pro", 300, time.Minute), defaultPolicy("pro-2", 100, time.Hour), daily,
+				defaultPolicy("pro-3", 9, 90*time.Minute),
+			}},
+		},
+		Upstreams: map[string]config.Upstream{"local": defaultUpstream("builtin:"), "llm": llm},
+		Cache:     config.Cache{Tiers: []string{"memory"}, Memory: config.Memory{MaxBytes: 10_000_000}},
+		Routes: []config.Route{
+			chatRoute(), defaultRoute("GET,POST /predict/*", predict, "local"),
+			defaultRoute("/*", config.Match{Path: "/*"}, "local"),
+		},
+		Limits: config.Limits{
+			HeaderBytes: 16 * kib, Headers: 50, URLBytes: 4 * kib, HeaderTimeout: 5 * time.Second, JSONDepth: 20,
+		},
+		Telemetry: config.Telemetry{Log: config.Log{Level: "debug"}},
+	}
+}
+
+func TestAFileWithEveryKeyIsReadWhole(t *testing.T) {
+	text, err := os.ReadFile("testdata/everything.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, parse(t, string(text)), everything())
+	t.Run("with CRLF line ends and a byte order mark too", func(t *testing.T) {
+		equal(t, parse(t, "\uFEFF"+strings.ReplaceAll(string(text), "\n", "\r\n")), everything())
+	})
+}
+
+// revealed replaces each "(redacted)" in YAML by a secret of its own.
+func revealed(text []byte) string {
+	parts := strings.Split(string(text), `"(redacted)"`)
+	var out strings.Builder
+	for i, part := range parts {
+		if i > 0 {
+			fmt.Fprintf(&out, "weir_%d", i)
+		}
+		out.WriteString(part)
+	}
+	return out.String()
+}
+
+// hideSecrets makes configurations comparable that differ in secrets alone.
+func hideSecrets(c *config.Config) {
+	if c.Admin.Token != "" {
+		c.Admin.Token = "x"
+	}
+	for i := range c.Callers.Keys {
+		c.Callers.Keys[i].Key = "x"
+	}
+	for _, u := range c.Upstreams {
+		for name := range u.SetHeaders {
+			u.SetHeaders[name] = "x"
+		}
+	}
+}
+
+func TestYAMLReadsBackAsTheSameConfiguration(t *testing.T) {
+	for _, want := range []*config.Config{defaultConfig(), everything()} {
+		text, err := want.YAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "hunter2") {
+			t.Errorf("a secret is shown:\n%s", text)
+		}
+		got := parse(t, revealed(text))
+		hideSecrets(got)
+		hideSecrets(want)
+		equal(t, got, want)
+	}
+}
+
+func TestYAMLIsReadable(t *testing.T) {
+	c := parse(t, `
+plans: {default: {policies: [5/minute]}}
+upstreams:
+  m: {targets: [http://127.0.0.1:8000], set_headers: {X-Key: hunter2}}
+routes:
+  - {match: {path: /a/*, methods: [GET]}, upstream: m, max_body: 512}
+`)
+	text, err := c.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("testdata/readable.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(text) != string(want) {
+		t.Errorf("got\n%swant\n%s", text, want)
+	}
+}
+
+func TestLoadReadsAFileAndTheEnvironment(t *testing.T) {
+	t.Setenv("WEIR_TEST_LISTEN", "127.0.0.1:9999")
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("weir_from_file\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "weir.yaml")
+	text := "listen: ${WEIR_TEST_LISTEN}\ncallers: {keys: [{caller: a, key: ${file:" + secret + "}}]}\n" + minimal
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaultConfig()
+	want.Listen = "127.0.0.1:9999"
+	want.Callers.Keys = []config.Key{{Caller: "a", Key: "weir_from_file"}}
+	equal(t, got, want)
+}
+
+func TestLoadSaysWhichFileIsMissing(t *testing.T) {
+	_, err := config.Load("/nonexistent/weir.yaml")
+	if !errors.Is(err, os.ErrNotExist) || err.Error() != "/nonexistent/weir.yaml: no such file or directory" {
+		t.Error(err)
+	}
+}
+
+func TestLargeInputs(t *testing.T) {
+	big := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(big, make([]byte, 64<<10+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	full := filepath.Join(t.TempDir(), "full")
+	if err := os.WriteFile(full, []byte(strings.Repeat("a", 60<<10)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ name, text, want string }{
+		{"a file over 1MiB", minimal + strings.Repeat("#\n", 1<<19), "weir.yaml:1: the file has 1048673 bytes: want at most 1MiB"},
+		{"an included file over 64KiB", "listen: ${file:" + big + "}" + minimal, `want at most 64KiB`},
+		{"a value over 64KiB", "listen: ${file:" + full + "}${file:" + full + "}" + minimal, "longer than 65536 bytes"},
+		{"values over 4MiB", "callers: {identify: [" + strings.Repeat("${file:"+full+"}, ", 80) + "]}" + minimal,
+			"all values together have more than 4194304 bytes"},
+		{"a list over 10000 items", "callers: {identify: [" + strings.Repeat("ip, ", 10001) + "]}" + minimal,
+			"weir.yaml:1: callers.identify: 10001 items: want at most 10000"},
+		{"a block mapping over 10000 keys", strings.Repeat("a:\n", 10001),
+			"weir.yaml:10001: more than 10000 keys or items in one mapping or list"},
+	}
+	for _, test := range tests {
+		t.Run(test.name+" is refused", func(t *testing.T) {
+			_, err := config.Parse("weir.yaml", []byte(test.text), nil)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%.300s, want %s", fmt.Sprint(err), test.want)
+			}
+		})
+	}
+	t.Run("at most 1000 mistakes are reported", func(t *testing.T) {
+		_, err := config.Parse("weir.yaml", []byte("callers: {identify: ["+strings.Repeat("x, ", 5000)+"]}"+minimal), nil)
+		mistakes, _ := errors.AsType[config.Mistakes](err)
+		if len(mistakes) != 1000 {
+			t.Error(len(mistakes))
+		}
+	})
+}
+
+func TestColonsInFlowMappings(t *testing.T) {
+	got := parse(t, `
+callers: {trusted_proxies: ["10.0.0.1", 2001:db8::/32, fd00::1]}
+plans: {default: {policies: [{quota: 1, window: 1m, by: header:X-Team}]}}
+upstreams: {m: {targets: [http://127.0.0.1:8000, {"url":"http://h:1/a:b"}]}, b: {targets: [builtin:]}} # a:b
+admin: {listen: 127.0.0.1:${PORT}}
+store:
+  url: memory: # this process
+routes: [{match: {path: /a:b}, upstream: m}]
+`)
+	want := defaultConfig()
+	want.Admin.Listen = "127.0.0.1:9090"
+	want.Callers.TrustedProxies = []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("fd00::1/128"),
+	}
+	policy := defaultPolicy("default", 1, time.Minute)
+	policy.By = "header:X-Team"
+	want.Plans = map[string]config.Plan{"default": {Policies: []config.Policy{policy}}}
+	m := want.Upstreams["m"]
+	m.Targets = append(m.Targets, config.Target{URL: "http://h:1/a:b", Weight: 1})
+	want.Upstreams["m"] = m
+	want.Upstreams["b"] = defaultUpstream("builtin:")
+	want.Routes = []config.Route{defaultRoute("/a:b", config.Match{Path: "/a:b"}, "m")}
+	equal(t, got, want)
+}
+
+func TestSmallStoresLowerTheDefaultsThatDependOnThem(t *testing.T) {
+	c := parse(t, `
+cache: {memory: {max_bytes: 1MiB}}
+upstreams: {m: {targets: [http://h], connections: {max: 3}}}
+routes: [{match: {path: /a}, upstream: m}]
+`)
+	equal(t, c.Upstreams["m"].Connections.Idle, 3)
+	equal(t, c.Routes[0].Cache.MaxEntry, mib)
+}
+
+func TestAMistakeNamesItsPlace(t *testing.T) {
+	_, err := config.Parse("weir.yaml", []byte("shutdown_grace: 10x"+minimal), nil)
+	equal(t, err, error(config.Mistakes{{
+		File: "weir.yaml", Line: 1, Path: "shutdown_grace", Value: `"10x"`, Want: "want a duration, for example 10m",
+	}}))
+}
+
+func TestReferencesInValues(t *testing.T) {
+	header := func(value string) string {
+		c := parse(t, "upstreams:\n  m: {targets: [http://h], set_headers: {X: "+value+"}}\nroutes: [{match: {path: /a}, upstream: m}]\n")
+		return c.Upstreams["m"].SetHeaders["X"]
+	}
+	for _, test := range []struct{ name, value, want string }{
+		{"a variable in a flow mapping", "${PORT}", "9090"},
+		{"a variable between text", `"a ${PORT} b ${PORT}"`, "a 9090 b 9090"},
+		{"two dollar signs are one", "$$5", "$5"},
+		{"two dollar signs before a brace", "$${PORT}", "${PORT}"},
+		{"a dollar sign by itself", "a$b$", "a$b$"},
+		{"a value is not read again", `'$$${PORT}'`, "$9090"},
+		{"YAML in a value is text", "'{a: b}'", "{a: b}"},
+	} {
+		t.Run(test.name, func(t *testing.T) { equal(t, header(test.value), test.want) })
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, pattern := range []string{"testdata/*.yaml", "builtin.yaml"} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if strings.Contains(string(text), "file:") || len(text) > 1<<14 {
+			return // other files are none of this test's, and long ones are slow
+		}
+		want, err := config.Parse("weir.yaml", text, testEnv)
+		if err != nil {
+			if _, ok := errors.AsType[config.Mistakes](err); !ok || strings.Count(err.Error(), "\n") >= 1000 {
+				t.Fatalf("%T: %v", err, err)
+			}
+			return
+		}
+		printed, err := want.YAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := config.Parse("weir.yaml", []byte(revealed(printed)), testEnv)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, printed)
+		}
+		hideSecrets(got)
+		hideSecrets(want)
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("got\n%+v\nwant\n%+v\n%s", got, want, printed)
+		}
+	})
+}

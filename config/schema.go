@@ -1,0 +1,104 @@
+package config
+
+import (
+	"slices"
+	"strings"
+)
+
+// The part of the schema that this version knows but refuses is written here
+// and nowhere else. In a pattern, * stands for any name and [] for any index.
+
+// laterKeys are the keys that this version refuses as not yet supported.
+func laterKeys() []string {
+	keys := []string{
+		"tls.acme",
+		"store.deadline", "store.on_failure",
+		"database", "blobs", "instances", "prices", "jobs", "rls", "decide",
+		"callers.jwt", "callers.allow", "callers.deny",
+		"plans.*.weight", "plans.*.priority", "plans.*.budget",
+		"upstreams.*.probe", "upstreams.*.retry", "upstreams.*.hedge", "upstreams.*.breaker",
+		"upstreams.*.concurrency", "upstreams.*.slo", "upstreams.*.queue", "upstreams.*.batch",
+		"upstreams.*.engine",
+		"cache.dir", "cache.caller_share",
+		"routes[].cache.stale_while_revalidate", "routes[].cache.stale_if_error",
+		"routes[].cache.tags", "routes[].cache.semantic", "routes[].cache.replay",
+		"routes[].offload_over", "routes[].upgrade",
+		"limits.connections_per_ip",
+		"telemetry.log.sample", "telemetry.log.redact", "telemetry.otlp", "telemetry.traces",
+	}
+	for _, policy := range policyPatterns() {
+		for _, key := range []string{"concurrent", "shadow", "lease", "auto"} {
+			keys = append(keys, policy+"."+key)
+		}
+	}
+	return keys
+}
+
+func policyPatterns() []string {
+	return []string{"plans.*.policies[]", "routes[].policies[]"}
+}
+
+// choice is what a value may be. A word that ends in "://" stands for every
+// value that begins with it.
+type choice struct {
+	now   []string
+	later []string // known, but refused as not yet supported
+}
+
+// choices are the keys whose values are words.
+func choices() map[string]choice {
+	all := map[string]choice{
+		"store.url": {
+			now:   []string{"memory:"},
+			later: []string{"redis://", "rediss://", "redis+cluster://", "redis+sentinel://"},
+		},
+		"callers.identify[]": {now: []string{"api_key", "jwt", "header", "ip"}},
+		"upstreams.*.dialect": {
+			now:   []string{"plain"},
+			later: []string{"openai", "anthropic", "ollama", "kserve", "tfserving"},
+		},
+		"upstreams.*.balance": {
+			now:   []string{"least_busy", "round_robin"},
+			later: []string{"two_choices", "prefix"},
+		},
+		"cache.tiers[]": {now: []string{"memory"}, later: []string{"dir", "redis"}},
+		"routes[].match.methods[]": {
+			now: []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"},
+		},
+		"routes[].cache.mode":    {now: []string{"off", "inference"}, later: []string{"http"}},
+		"routes[].cache.share":   {now: []string{"caller", "plan", "all"}},
+		"routes[].cache.only":    {now: []string{"deterministic", "all"}},
+		"routes[].respond_async": {now: []string{"never"}, later: []string{"allowed", "always"}},
+		"telemetry.log.level":    {now: []string{"debug", "info", "warn", "error"}},
+	}
+	for _, policy := range policyPatterns() {
+		all[policy+".unit"] = choice{
+			now:   []string{"requests"},
+			later: []string{"tokens", "input_tokens", "output_tokens", "bytes"},
+		}
+		all[policy+".algorithm"] = choice{
+			now:   []string{"token_bucket"},
+			later: []string{"sliding_window", "fixed_window"},
+		}
+	}
+	return all
+}
+
+// notYet is said of everything that only a later version does.
+const notYet = "not yet supported"
+
+// refuse returns what is wrong with value, or "".
+func (c choice) refuse(value string) string {
+	has := func(words []string) bool {
+		return slices.ContainsFunc(words, func(w string) bool {
+			return w == value || strings.HasSuffix(w, "://") && strings.HasPrefix(value, w)
+		})
+	}
+	switch {
+	case has(c.now):
+		return ""
+	case has(c.later):
+		return notYet
+	}
+	return "want " + oneOf(c.now)
+}

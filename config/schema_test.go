@@ -1,0 +1,173 @@
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/inferweir/weir/config"
+)
+
+// sample is a file in which value stands at the place that pattern names, and
+// the path of that place.
+func sample(pattern, value string) (text, path string) {
+	path = strings.ReplaceAll(strings.ReplaceAll(pattern, "*", "x"), "[]", "[0]")
+	steps := strings.Split(pattern, ".")
+	for _, step := range slices.Backward(steps) {
+		name, isList := strings.CutSuffix(step, "[]")
+		if isList {
+			value = "[" + value + "]"
+		}
+		if name == "*" {
+			name = "x"
+		}
+		value = fmt.Sprintf("{%q: %s}", name, value)
+	}
+	return value + "\n", path
+}
+
+// about returns what is said of path in a file.
+func about(text, path string) []config.Mistake {
+	_, err := config.Parse("weir.yaml", []byte(text), testEnv)
+	mistakes, _ := errors.AsType[config.Mistakes](err)
+	return slices.DeleteFunc(slices.Clone(mistakes), func(m config.Mistake) bool { return m.Path != path })
+}
+
+func TestEveryLaterKeyIsKnownAndRefused(t *testing.T) {
+	keys := config.LaterKeys()
+	if len(keys) < 40 {
+		t.Fatalf("%d keys", len(keys))
+	}
+	for _, key := range keys {
+		for _, value := range []string{"1", "null", "{a: [b]}"} {
+			text, path := sample(key, value)
+			equal(t, about(text, path), []config.Mistake{{File: "weir.yaml", Line: 1, Path: path, Want: "not yet supported"}})
+		}
+	}
+}
+
+func TestEveryLaterValueIsKnownAndRefused(t *testing.T) {
+	for key, values := range config.LaterValues() {
+		for _, value := range values {
+			text, path := sample(key, `"`+value+`"`)
+			equal(t, about(text, path), []config.Mistake{
+				{File: "weir.yaml", Line: 1, Path: path, Value: `"` + value + `"`, Want: "not yet supported"},
+			})
+		}
+	}
+}
+
+func TestTheWholeSchemaIsKnown(t *testing.T) {
+	text, err := os.ReadFile("testdata/full.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = config.Parse("full.yaml", text, testEnv)
+	mistakes, _ := errors.AsType[config.Mistakes](err)
+	var got []string
+	for _, m := range mistakes {
+		if m.Want != "not yet supported" {
+			t.Error(m)
+		}
+		got = append(got, m.Path)
+	}
+	equal(t, got, []string{
+		"store.deadline", "store.on_failure", "database", "blobs", "callers.jwt",
+		"plans.pro.policies[1]", "plans.pro.policies[2]", "plans.pro.policies[3].unit", "plans.pro.policies[3].algorithm",
+		"plans.pro.weight", "plans.pro.priority",
+		"upstreams.llm.dialect", "upstreams.llm.probe", "upstreams.llm.retry", "upstreams.llm.hedge", "upstreams.llm.breaker",
+		"upstreams.llm.concurrency", "upstreams.llm.slo", "upstreams.llm.queue", "upstreams.llm.batch",
+		"cache.tiers[1]", "cache.dir",
+		"routes[0].cache.stale_while_revalidate", "routes[0].cache.stale_if_error", "routes[0].cache.tags",
+		"routes[0].cache.semantic", "routes[0].respond_async", "routes[0].offload_over",
+	})
+}
+
+// supported lists every key of t with its default: those that hold keys too.
+func supported(t reflect.Type, prefix string, defaults map[string]string) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name := f.Tag.Get("yaml")
+		if name == "" {
+			continue
+		}
+		key, inner := prefix+name, f.Type
+		if f.Type.Kind() == reflect.Pointer {
+			inner = f.Type.Elem()
+		}
+		if f.Type.Kind() == reflect.Slice {
+			inner = f.Type.Elem()
+			if inner.Kind() == reflect.Struct && inner.PkgPath() == t.PkgPath() {
+				key += "[]"
+			}
+		}
+		if f.Type.Kind() == reflect.Map && f.Type.Elem().Kind() == reflect.Struct {
+			key, inner = key+".*", f.Type.Elem()
+		}
+		if inner.Kind() == reflect.Struct && inner.PkgPath() == t.PkgPath() {
+			supported(inner, key+".", defaults)
+		} else {
+			defaults[key] = f.Tag.Get("default")
+		}
+	}
+}
+
+func TestTheReferenceHasEveryKey(t *testing.T) {
+	reference, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := map[string]string{}
+	for line := range strings.Lines(string(reference)) {
+		if rest, ok := strings.CutPrefix(line, "| `"); ok {
+			key, _, _ := strings.Cut(rest, "`")
+			if lines[key] != "" {
+				t.Errorf("%s has two lines", key)
+			}
+			lines[key] = line
+		}
+	}
+	defaults := map[string]string{}
+	supported(reflect.TypeFor[config.Config](), "", defaults)
+	if len(defaults) < 60 {
+		t.Fatalf("%d keys", len(defaults))
+	}
+	for _, key := range slices.Sorted(maps.Keys(defaults)) {
+		// Plans and routes have the same policies: they are described once.
+		if rest, ok := strings.CutPrefix(key, "routes[].policies[]."); ok {
+			key = "plans.*.policies[]." + rest
+		}
+		switch line := lines[key]; {
+		case line == "":
+			t.Errorf("no line for %s", key)
+		case defaults[key] != "" && !strings.Contains(line, "`"+defaults[key]+"`"):
+			t.Errorf("%s: no default %s in %s", key, defaults[key], line)
+		case strings.Count(line, "|")-strings.Count(line, `\|`) != 5:
+			t.Errorf("want four cells: %s", line)
+		}
+	}
+	for key := range lines {
+		holds := func(k string) bool { return k == key || strings.HasPrefix(k, key+"[]") }
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(defaults)), holds) {
+			t.Errorf("the reference has a key that does not exist: %s", key)
+		}
+	}
+	for _, key := range config.LaterKeys() {
+		key = strings.Replace(key, "routes[].policies[].", "plans.*.policies[].", 1)
+		if !strings.Contains(string(reference), "`"+key+"`") {
+			t.Errorf("no word of %s", key)
+		}
+	}
+	for key, values := range config.LaterValues() {
+		for _, value := range values {
+			if !strings.Contains(string(reference), "`"+value+"`") {
+				t.Errorf("no word of %s: %s", key, value)
+			}
+		}
+	}
+}

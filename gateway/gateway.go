@@ -1,0 +1,130 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/telemetry"
+)
+
+// Options are what a gateway needs beside its configuration.
+type Options struct {
+	// Models serves upstreams whose target is "builtin:". A configuration that
+	// has one needs it.
+	Models http.Handler
+	// Log receives one line of JSON a request, and the gateway's own messages.
+	// nil drops them.
+	Log io.Writer
+	// Version is told in the metrics.
+	Version string
+}
+
+// Gateway serves a configuration. Close it after its last request.
+type Gateway struct {
+	setup   *setup
+	metrics *telemetry.Metrics
+	log     *telemetry.AccessLog
+	health  telemetry.Health
+}
+
+// New builds all that the configuration asks for, or says what it cannot.
+func New(c *config.Config, o Options) (*Gateway, error) {
+	if o.Log == nil {
+		o.Log = io.Discard
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Telemetry.Log.Level)); err != nil {
+		return nil, fmt.Errorf("telemetry.log.level: %w", err)
+	}
+	g := &Gateway{
+		metrics: telemetry.NewMetrics(o.Version, labels(c)),
+		log:     telemetry.NewAccessLog(o.Log, level),
+	}
+	var err error
+	if g.setup, err = build(c, o, g.metrics); err != nil {
+		return nil, err
+	}
+	err = g.metrics.CounterFunc("weir_telemetry_log_lines_dropped_total", "Log lines that the writer was too slow for.",
+		func() float64 { return float64(g.log.Dropped()) })
+	if err != nil {
+		return nil, err
+	}
+	g.health.SetReady()
+	return g, nil
+}
+
+// Logger writes the process's own messages beside the log of requests.
+func (g *Gateway) Logger() *slog.Logger { return g.log.Logger() }
+
+// Metrics is /metrics.
+func (g *Gateway) Metrics() http.Handler { return g.metrics.Handler() }
+
+// Live is /healthz.
+func (g *Gateway) Live() http.Handler { return g.health.Live() }
+
+// Ready is /readyz.
+func (g *Gateway) Ready() http.Handler { return g.health.Ready() }
+
+// Drain makes Ready say that the gateway stops, so that load balancers send
+// nothing new. Requests are served as before.
+func (g *Gateway) Drain() { g.health.SetNotReady("shutting down") }
+
+// Close writes what the log still holds, for as long as ctx allows, and closes
+// idle connections.
+func (g *Gateway) Close(ctx context.Context) error {
+	for _, u := range g.setup.upstreams {
+		u.pool.Close()
+	}
+	return g.log.Flush(ctx)
+}
+
+// Server makes the server for the configuration's listen address, with the
+// limits that concern connections. The caller gives it a listener.
+func (g *Gateway) Server() *http.Server {
+	l := g.setup.config.Limits
+	return &http.Server{
+		Handler:           g,
+		ReadHeaderTimeout: l.HeaderTimeout,
+		MaxHeaderBytes:    int(l.HeaderBytes),
+		IdleTimeout:       idleTimeout,
+		ErrorLog:          slog.NewLogLogger(g.Logger().Handler(), slog.LevelWarn),
+	}
+}
+
+// idleTimeout is how long a client's connection is kept without a request: a
+// little more than common load balancers do (60 s), so that they close first and
+// no request meets a closing connection.
+const idleTimeout = 75 * time.Second
+
+// statusClientLeft is for the log: nobody was there to get a status. The number
+// is nginx's.
+const statusClientLeft = 499
+
+// ServeHTTP serves one request.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := newExchange(g, w, r)
+	defer x.finish()
+	defer func() {
+		p := recover()
+		switch err, isErr := p.(error); {
+		case p == nil:
+		case isErr && errors.Is(err, http.ErrAbortHandler):
+			panic(p)
+		default:
+			x.err = fmt.Errorf("panic: %v", p)
+			g.Logger().Error("a request panicked", "request_id", x.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			x.refuse(&weir.Problem{Detail: "Something went wrong here. The log has the request's X-Request-Id.", Err: x.err})
+		}
+	}()
+	if err := x.route(); err != nil {
+		x.fail(err)
+	}
+}

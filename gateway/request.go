@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/config"
+)
+
+// checkRequest refuses what is too large, and what two servers could understand
+// in two ways: the one that decides must not be another than the one that acts.
+func checkRequest(r *http.Request, l config.Limits) error {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, "QUERY":
+	default:
+		return problem(http.StatusNotImplemented, "%.40q is not a method that is served here.", r.Method)
+	}
+	if n := len(r.RequestURI); n > int(l.URLBytes) {
+		return problem(http.StatusRequestURITooLong, "The URL has %d bytes: want at most %d.", n, l.URLBytes)
+	}
+	fields := 0
+	for _, values := range r.Header {
+		fields += len(values)
+	}
+	if fields > l.Headers {
+		return problem(http.StatusRequestHeaderFieldsTooLarge, "The request has %d header fields: want at most %d.", fields, l.Headers)
+	}
+	if len(r.Header["Upgrade"]) > 0 {
+		return problem(http.StatusNotImplemented, "The connection cannot be upgraded on this path.")
+	}
+	if r.URL.Host != "" || !strings.HasPrefix(r.URL.Path, "/") {
+		return problem(http.StatusBadRequest, "The request's target is %.200q: want a path that begins with /.", r.RequestURI)
+	}
+	return checkPath(r.URL.Path)
+}
+
+// checkPath refuses paths that servers normalize each in its own way. path is
+// what the request's path stands for, with escapes resolved, as routes see it.
+func checkPath(path string) error {
+	refused := func(what, want string) error {
+		return problem(http.StatusBadRequest, "The path has %s: want %s, because servers read this in different ways.", what, want)
+	}
+	switch {
+	case strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return refused("a control character", "none")
+	case strings.Contains(path, `\`):
+		return refused("a backslash", "a slash")
+	case strings.Contains(path, ";"):
+		return refused("a semicolon", "none")
+	case strings.Contains(path, "//"):
+		return refused("two slashes together", "one")
+	}
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "." || segment == ".." {
+			return refused(fmt.Sprintf("a segment %q", segment), "the path that it leads to")
+		}
+	}
+	return nil
+}
+
+func problem(status int, format string, args ...any) *weir.Problem {
+	return &weir.Problem{Status: status, Detail: fmt.Sprintf(format, args...)}
+}
+
+// bodyGrace is how long a body may take before the minimum rate counts.
+const bodyGrace = 10 * time.Second
+
+// readBody reads the body of r, at most most bytes of it, at no less than rate
+// bytes a second (0: any) after the first seconds.
+func readBody(w http.ResponseWriter, r *http.Request, most, rate int64) ([]byte, error) {
+	if r.ContentLength > most {
+		return nil, bodyTooLarge(most)
+	}
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil, nil
+	}
+	conn := http.NewResponseController(w)
+	var body bytes.Buffer
+	if r.ContentLength > 0 {
+		// A length is a promise: do not pay for much of it in advance. The one
+		// byte more lets a reader find the end without growing the buffer.
+		body.Grow(int(min(r.ContentLength, 64<<10)) + bytes.MinRead)
+	}
+	in := http.MaxBytesReader(w, r.Body, most)
+	if rate > 0 {
+		in = &steadyReader{ReadCloser: in, conn: conn, rate: rate, started: time.Now()}
+		defer func() { _ = conn.SetReadDeadline(time.Time{}) }() // the connection's next request has its own
+	}
+	_, err := body.ReadFrom(in)
+	if err == nil {
+		return body.Bytes(), nil
+	}
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return nil, bodyTooLarge(most)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p := problem(http.StatusRequestTimeout, "The body came more slowly than %d bytes a second.", rate)
+		p.Err = err
+		return nil, p
+	}
+	if r.Context().Err() != nil {
+		return nil, r.Context().Err()
+	}
+	p := problem(http.StatusBadRequest, "The body could not be read to its end.")
+	p.Err = err
+	return nil, p
+}
+
+func bodyTooLarge(most int64) *weir.Problem {
+	return problem(http.StatusRequestEntityTooLarge, "The body is larger than %d bytes.", most)
+}
+
+// steadyReader moves the connection's deadline on by what has been read.
+type steadyReader struct {
+	io.ReadCloser
+	conn    *http.ResponseController
+	rate    int64
+	started time.Time
+	read    int64
+}
+
+func (s *steadyReader) Read(p []byte) (int, error) {
+	earned := time.Duration(float64(s.read) / float64(s.rate) * float64(time.Second))
+	// Without deadlines, as in a test's recorder, any pace is accepted.
+	_ = s.conn.SetReadDeadline(s.started.Add(bodyGrace + earned))
+	n, err := s.ReadCloser.Read(p)
+	s.read += int64(n)
+	return n, err
+}

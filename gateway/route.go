@@ -1,0 +1,38 @@
+package gateway
+
+// route is the way of a request. Each step answers it, or refuses it with an
+// error, or leaves it to the next; the comments name the refusals.
+func (x *exchange) route() error {
+	if err := x.match(); err != nil { // 400, 404, 405, 414, 431, 501
+		return err
+	}
+	if err := x.authenticate(); err != nil { // 401
+		return err
+	}
+	if err := x.readBody(); err != nil { // 408, 413
+		return err
+	}
+	if err := x.choose(); err != nil { // 404, 413
+		return err
+	}
+	if x.chosen.config.Cache.ChargeHits {
+		if err := x.reserve(); err != nil { // 429
+			return err
+		}
+	}
+	if answered, err := x.lookUp(); answered || err != nil { // 504 for only-if-cached
+		return err
+	}
+	if answered, err := x.join(); answered || err != nil {
+		return err
+	}
+	defer x.flight.Leave()
+	if err := x.reserve(); err != nil { // 429
+		return err
+	}
+	resp, err := x.call() // 502, 503, 504
+	if err != nil {
+		return err
+	}
+	return x.relay(resp)
+}

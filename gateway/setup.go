@@ -1,0 +1,288 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/inferweir/weir/auth"
+	"github.com/inferweir/weir/cache"
+	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/internal/jsonscan"
+	"github.com/inferweir/weir/ratelimit"
+	"github.com/inferweir/weir/telemetry"
+	"github.com/inferweir/weir/upstream"
+)
+
+// builtinTarget is the target that stands for the models that ship with Weir.
+const builtinTarget = "builtin:"
+
+// setup is a configuration made ready to serve. It does not change: a request
+// keeps the one that it started with.
+type setup struct {
+	config    *config.Config
+	callers   *auth.Authenticator
+	plans     map[string][]policy
+	upstreams map[string]*upstreamSetup
+	routes    []*route
+	counts    ratelimit.Store
+	model     *jsonscan.Paths // "/model"; nil where nothing depends on it
+}
+
+type upstreamSetup struct {
+	name string
+	pool *upstream.Pool
+}
+
+type route struct {
+	name     string
+	path     string // without the * of a prefix
+	prefix   bool
+	methods  []string // empty: all
+	model    pattern
+	upstream *upstreamSetup
+	policies []policy
+	cache    *cache.Cache // nil: off
+	config   config.Route
+}
+
+// policy is a policy and whose count a request takes from.
+type policy struct {
+	*ratelimit.Policy
+	by string // caller, ip, global, plan, route, model, or header:NAME
+}
+
+// pattern is a text, or with a * at its end the beginning of one. The empty
+// pattern fits all.
+type pattern string
+
+func (p pattern) fits(s string) bool {
+	if start, isPrefix := strings.CutSuffix(string(p), "*"); isPrefix {
+		return strings.HasPrefix(s, start)
+	}
+	return p == "" || string(p) == s
+}
+
+func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
+	s := &setup{
+		config:    c,
+		plans:     map[string][]policy{},
+		upstreams: map[string]*upstreamSetup{},
+		counts:    ratelimit.NewMemoryStore(0),
+	}
+	var errs []error
+	add := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	add(s.buildCallers(c))
+	for name, plan := range c.Plans {
+		policies, err := prepare("plan:"+name, plan.Policies)
+		s.plans[name] = policies
+		add(err)
+	}
+	for name, u := range c.Upstreams {
+		add(s.buildUpstream(name, u, o, m))
+	}
+	answers := cache.NewMemoryStore(int64(c.Cache.Memory.MaxBytes))
+	for _, r := range c.Routes {
+		add(s.buildRoute(r, answers))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if s.needsModel() {
+		model, err := jsonscan.Compile("/model")
+		if err != nil {
+			return nil, err
+		}
+		s.model = model
+	}
+	return s, s.exportGauges(m, answers)
+}
+
+func (s *setup) buildCallers(c *config.Config) error {
+	keys := make([]auth.Key, len(c.Callers.Keys))
+	for i, k := range c.Callers.Keys {
+		keys[i] = auth.Key{Caller: k.Caller, Key: k.Key, Plan: k.Plan}
+	}
+	a, err := auth.New(auth.Options{
+		Identify:       c.Callers.Identify,
+		Require:        c.Callers.Require,
+		TrustedProxies: c.Callers.TrustedProxies,
+		Header:         c.Callers.Header,
+		PrefixV4:       c.Callers.IPPrefix.V4,
+		PrefixV6:       c.Callers.IPPrefix.V6,
+		Keys:           keys,
+	})
+	if err != nil {
+		return fmt.Errorf("callers: %w", err)
+	}
+	s.callers = a
+	return nil
+}
+
+func prepare(scope string, configured []config.Policy) ([]policy, error) {
+	policies := make([]policy, 0, len(configured))
+	for _, p := range configured {
+		ready, err := ratelimit.Policy{Name: p.Name, Scope: scope, Quota: p.Quota, Window: p.Window, Burst: p.Burst, Unit: p.Unit}.Prepare()
+		if err != nil {
+			return nil, fmt.Errorf("%s: policy %q: %w", scope, p.Name, err)
+		}
+		by := p.By
+		if name, isHeader := strings.CutPrefix(by, "header:"); isHeader {
+			by = "header:" + http.CanonicalHeaderKey(name)
+		}
+		policies = append(policies, policy{Policy: ready, by: by})
+	}
+	return policies, nil
+}
+
+func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *telemetry.Metrics) error {
+	options := upstream.Options{
+		Name:            name,
+		Balance:         u.Balance,
+		SetHeaders:      u.SetHeaders,
+		MaxConnections:  u.Connections.Max,
+		IdleConnections: orNone(u.Connections.Idle),
+		IdleTimeout:     u.Connections.IdleTimeout,
+		Timeouts: upstream.Timeouts{
+			Connect:      u.Timeouts.Connect,
+			FirstByte:    u.Timeouts.FirstByte,
+			BetweenBytes: u.Timeouts.BetweenBytes,
+			Total:        u.Timeouts.Total,
+		},
+		Observe: func(e upstream.Event) { m.Upstream(name, result(e.Result), e.FirstByte, e.Total) },
+	}
+	for _, t := range u.Targets {
+		target := upstream.Target{URL: t.URL, Weight: t.Weight}
+		if t.URL == builtinTarget {
+			if o.Models == nil {
+				return fmt.Errorf("upstreams.%s: target %q: this program has no built-in models", name, t.URL)
+			}
+			target.Transport = upstream.Handler(o.Models)
+		}
+		options.Targets = append(options.Targets, target)
+	}
+	pool, err := upstream.New(options)
+	if err != nil {
+		return fmt.Errorf("upstreams.%s: %w", name, err)
+	}
+	s.upstreams[name] = &upstreamSetup{name: name, pool: pool}
+	return nil
+}
+
+// orNone gives -1 for 0: a configuration says what it means, an option's zero is
+// its default.
+func orNone[N int | time.Duration](n N) N {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// result gives an upstream's result in the words of the metrics.
+func result(r string) string {
+	switch r {
+	case "connect", "cut":
+		return telemetry.ResultError
+	}
+	return r
+}
+
+func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
+	path, prefix := strings.CutSuffix(c.Match.Path, "*")
+	r := &route{
+		name:     c.Name,
+		path:     path,
+		prefix:   prefix,
+		methods:  c.Match.Methods,
+		model:    pattern(c.Match.Model),
+		upstream: s.upstreams[c.Upstream],
+		config:   c,
+	}
+	if slices.Contains(r.methods, http.MethodGet) && !slices.Contains(r.methods, http.MethodHead) {
+		r.methods = append(slices.Clone(r.methods), http.MethodHead)
+	}
+	if r.upstream == nil {
+		return fmt.Errorf("route %q: upstream %q is not there", c.Name, c.Upstream)
+	}
+	var err error
+	if r.policies, err = prepare("route:"+c.Name, c.Policies); err != nil {
+		return err
+	}
+	for plan, policies := range s.plans {
+		if n := len(policies) + len(r.policies); n > ratelimit.MaxTakes {
+			return fmt.Errorf("route %q: %d policies with those of plan %q: want at most %d", c.Name, n, plan, ratelimit.MaxTakes)
+		}
+	}
+	if c.Cache.Mode == "inference" {
+		r.cache, err = cache.New(cache.Options{
+			Store:       answers,
+			Scope:       c.Name,
+			TTL:         c.Cache.TTL,
+			NegativeTTL: orNone(s.config.Cache.NegativeTTL),
+			Share:       cache.Share(c.Cache.Share),
+			Ignore:      c.Cache.Ignore,
+			MaxEntry:    int64(c.Cache.MaxEntry),
+			Depth:       s.config.Limits.JSONDepth,
+			NoCoalesce:  !c.Cache.Coalesce,
+		})
+		if err != nil {
+			return fmt.Errorf("route %q: %w", c.Name, err)
+		}
+	}
+	s.routes = append(s.routes, r)
+	return nil
+}
+
+func (s *setup) needsModel() bool {
+	byModel := func(p policy) bool { return p.by == "model" }
+	for _, policies := range s.plans {
+		if slices.ContainsFunc(policies, byModel) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.routes, func(r *route) bool { return r.model != "" || slices.ContainsFunc(r.policies, byModel) })
+}
+
+// labels are the closed sets that label values come from.
+func labels(c *config.Config) telemetry.Labels {
+	l := telemetry.Labels{Policies: map[string][]string{}}
+	for name, plan := range c.Plans {
+		for _, p := range plan.Policies {
+			l.Policies["plan:"+name] = append(l.Policies["plan:"+name], p.Name)
+		}
+	}
+	for name := range c.Upstreams {
+		l.Upstreams = append(l.Upstreams, name)
+	}
+	for _, r := range c.Routes {
+		l.Routes = append(l.Routes, r.Name)
+		for _, p := range r.Policies {
+			l.Policies["route:"+r.Name] = append(l.Policies["route:"+r.Name], p.Name)
+		}
+	}
+	return l
+}
+
+func (s *setup) exportGauges(m *telemetry.Metrics, answers *cache.MemoryStore) error {
+	errs := []error{
+		m.GaugeFunc("weir_cache_bytes", "Bytes that cached answers take in memory.", func() float64 { return float64(answers.Stats().Bytes) }),
+		m.GaugeFunc("weir_cache_entries", "Cached answers in memory.", func() float64 { return float64(answers.Stats().Entries) }),
+		m.CounterFunc("weir_cache_evictions_total", "Fresh answers that made room for others.", func() float64 { return float64(answers.Stats().Evictions) }),
+	}
+	if counts, ok := s.counts.(*ratelimit.MemoryStore); ok {
+		errs = append(errs, m.CounterFunc("weir_ratelimit_keys_evicted_total", "Callers in debt whose count made room for others.",
+			func() float64 { return float64(counts.Evicted()) }))
+	}
+	for name, u := range s.upstreams {
+		errs = append(errs, m.GaugeFunc("weir_upstream_requests_in_flight", "Requests at the upstream now.",
+			func() float64 { return float64(u.pool.InFlight()) }, "upstream", name))
+	}
+	return errors.Join(errs...)
+}
