@@ -35,6 +35,7 @@ type exchange struct {
 	caller     weir.Caller
 	plan       string
 	body       []byte
+	bodyRead   bool // to its end
 	model      string
 
 	takes    []ratelimit.Take // filled when the policies have been asked
@@ -126,7 +127,7 @@ func (x *exchange) readBody() error {
 		most = max(most, int64(rt.config.MaxBody))
 	}
 	body, err := readBody(x.w.ResponseWriter, x.r, most, int64(x.setup.config.Limits.BodyMinRate))
-	x.body = body
+	x.body, x.bodyRead = body, err == nil
 	return err
 }
 
@@ -366,6 +367,9 @@ func (x *exchange) refuse(p *weir.Problem) {
 	if x.w.status != 0 {
 		// Something of an answer is out: all that is left is to break it off.
 		panic(http.ErrAbortHandler)
+	}
+	if !x.bodyRead {
+		refuseUnread(x.w.ResponseWriter, x.r)
 	}
 	p.ServeHTTP(x.w, x.r)
 }

@@ -95,7 +95,9 @@ func (g *Gateway) Server() *http.Server {
 		ReadHeaderTimeout: l.HeaderTimeout,
 		MaxHeaderBytes:    int(l.HeaderBytes),
 		IdleTimeout:       idleTimeout,
-		ErrorLog:          slog.NewLogLogger(g.Logger().Handler(), slog.LevelWarn),
+		// "OPTIONS *" is refused like every target that is no path.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(g.Logger().Handler(), slog.LevelWarn),
 	}
 }
 

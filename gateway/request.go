@@ -91,10 +91,10 @@ func readBody(w http.ResponseWriter, r *http.Request, most, rate int64) ([]byte,
 	in := http.MaxBytesReader(w, r.Body, most)
 	if rate > 0 {
 		in = &steadyReader{ReadCloser: in, conn: conn, rate: rate, started: time.Now()}
-		defer func() { _ = conn.SetReadDeadline(time.Time{}) }() // the connection's next request has its own
 	}
 	_, err := body.ReadFrom(in)
 	if err == nil {
+		_ = conn.SetReadDeadline(time.Time{}) // the watch for a client that leaves has none
 		return body.Bytes(), nil
 	}
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
@@ -111,6 +111,26 @@ func readBody(w http.ResponseWriter, r *http.Request, most, rate int64) ([]byte,
 	p := problem(http.StatusBadRequest, "The body could not be read to its end.")
 	p.Err = err
 	return nil, p
+}
+
+// linger is how long a client whose request is refused may go on sending its body.
+const linger = time.Second
+
+// refuseUnread lets an answer be sent before the request's body is read. Without
+// this the server would first read much of it, for as long as the client likes.
+// What may still come must not be taken for the next request: the connection
+// ends.
+func refuseUnread(w http.ResponseWriter, r *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return
+	}
+	if r.ProtoMajor == 1 {
+		w.Header()["Connection"] = []string{"close"}
+	}
+	conn := http.NewResponseController(w)
+	// Not every writer can; then the server does what it does.
+	_ = conn.EnableFullDuplex()
+	_ = conn.SetReadDeadline(time.Now().Add(linger))
 }
 
 func bodyTooLarge(most int64) *weir.Problem {
