@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"hash"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -19,31 +18,54 @@ type Key [sha256.Size]byte
 
 // KeyHash builds a Key of parts. Each part is preceded by its length, so that
 // no two lists of parts give the same input.
-type KeyHash struct{ h hash.Hash }
+type KeyHash struct {
+	h     hash.Hash
+	small []byte // parts that the hash has not seen yet
+}
+
+// smallParts is how many bytes are gathered before they are hashed: most parts
+// are short, and a call of the hash costs more than they do.
+const smallParts = 1024
 
 // NewKeyHash starts a key.
-func NewKeyHash() KeyHash { return KeyHash{sha256.New()} }
+func NewKeyHash() *KeyHash { return &KeyHash{h: sha256.New(), small: make([]byte, 0, smallParts)} }
 
 // Add adds one part.
-func (k KeyHash) Add(part string) {
+func (k *KeyHash) Add(part string) {
+	if len(k.small)+8+len(part) > smallParts {
+		k.AddBytes([]byte(part))
+		return
+	}
 	k.length(len(part))
-	_, _ = io.WriteString(k.h, part)
+	k.small = append(k.small, part...)
 }
 
 // AddBytes adds one part.
-func (k KeyHash) AddBytes(part []byte) {
+func (k *KeyHash) AddBytes(part []byte) {
 	k.length(len(part))
+	if len(k.small)+len(part) <= smallParts {
+		k.small = append(k.small, part...)
+		return
+	}
+	k.flush()
 	_, _ = k.h.Write(part)
 }
 
-func (k KeyHash) length(n int) {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(n))
-	_, _ = k.h.Write(b[:])
+func (k *KeyHash) length(n int) {
+	if len(k.small)+8 > smallParts {
+		k.flush()
+	}
+	k.small = binary.BigEndian.AppendUint64(k.small, uint64(n))
+}
+
+func (k *KeyHash) flush() {
+	_, _ = k.h.Write(k.small)
+	k.small = k.small[:0]
 }
 
 // Sum is the key of the parts added so far.
-func (k KeyHash) Sum() (key Key) {
+func (k *KeyHash) Sum() (key Key) {
+	k.flush()
 	k.h.Sum(key[:0])
 	return key
 }

@@ -143,7 +143,7 @@ func (c *Cache) Key(r *http.Request, body []byte, caller weir.Caller) (Key, erro
 }
 
 // addFields adds the fields of h that an answer may depend on.
-func addFields(k KeyHash, h http.Header) {
+func addFields(k *KeyHash, h http.Header) {
 	names := make([]string, 0, 32)
 	for name, values := range h {
 		if len(values) > 0 && !unkeyed(name) && !slices.Contains(credentials(), name) {
@@ -158,7 +158,7 @@ func addFields(k KeyHash, h http.Header) {
 	}
 }
 
-func addValues(k KeyHash, values []string) {
+func addValues(k *KeyHash, values []string) {
 	k.length(len(values))
 	for _, v := range values {
 		k.Add(v)

@@ -1,7 +1,10 @@
 package cache_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"strconv"
 	"testing"
 	"time"
@@ -110,4 +113,25 @@ func TestMemoryStoreGivesUpExpiredEntriesFirst(t *testing.T) {
 	if st := s.Stats(); st.Evictions != 0 || st.Entries != 4 {
 		t.Errorf("%+v: want the expired entry gone and four fresh ones kept", st)
 	}
+}
+
+// However parts are gathered before they are hashed, the key is SHA-256 over
+// every part behind its length.
+func TestKeyHash(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		k, plain := cache.NewKeyHash(), sha256.New()
+		for range rapid.IntRange(0, 20).Draw(rt, "parts") {
+			part := bytes.Repeat([]byte{rapid.Byte().Draw(rt, "byte")}, rapid.IntRange(0, 1500).Draw(rt, "length"))
+			_ = binary.Write(plain, binary.BigEndian, uint64(len(part)))
+			plain.Write(part)
+			if rapid.Bool().Draw(rt, "as text") {
+				k.Add(string(part))
+			} else {
+				k.AddBytes(part)
+			}
+		}
+		if got := k.Sum(); !bytes.Equal(got[:], plain.Sum(nil)) {
+			rt.Fatalf("got %x, want %x", got, plain.Sum(nil))
+		}
+	})
 }

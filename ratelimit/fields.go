@@ -3,7 +3,6 @@ package ratelimit
 import (
 	"cmp"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,10 +28,9 @@ func SetFields(h http.Header, takes []Take) {
 		return
 	}
 	var order [MaxTakes]int
-	sorted := tightestFirst(takes, order[:0])
-	policies := make([]byte, 0, 48*len(takes))
-	states := make([]byte, 0, 32*len(takes))
-	for n, i := range sorted {
+	var policyRoom, stateRoom [256]byte // grown where many policies need more
+	policies, states := policyRoom[:0], stateRoom[:0]
+	for n, i := range tightestFirst(takes, order[:0]) {
 		if n > 0 {
 			policies = append(policies, ", "...)
 			states = append(states, ", "...)
@@ -40,8 +38,8 @@ func SetFields(h http.Header, takes []Take) {
 		policies = append(policies, takes[i].Policy.ready.text...)
 		states = appendState(states, &takes[i])
 	}
-	h[policyField] = []string{string(policies)}
-	h[stateField] = []string{string(states)}
+	values := []string{string(policies), string(states)}
+	h[policyField], h[stateField] = values[0:1:1], values[1:2:2]
 }
 
 // SetLegacyFields sets X-RateLimit-Limit, -Remaining and -Reset for the tightest
@@ -61,18 +59,17 @@ func SetLegacyFields(h http.Header, takes []Take) {
 // the longest wait before the shorter; then by the part that is left.
 func tightestFirst(takes []Take, order []int) []int {
 	for i := range takes {
+		// Insertion: there are few, and nothing is allocated.
 		order = append(order, i)
-	}
-	if len(order) > 1 {
-		slices.SortStableFunc(order, func(i, j int) int {
-			a, b := &takes[i], &takes[j]
-			return cmp.Or(
-				cmp.Compare(b.wait(), a.wait()),
-				cmp.Compare(a.left(), b.left()),
-			)
-		})
+		for j := i; j > 0 && takes[i].tighter(&takes[order[j-1]]); j-- {
+			order[j], order[j-1] = order[j-1], i
+		}
 	}
 	return order
+}
+
+func (t *Take) tighter(than *Take) bool {
+	return cmp.Or(cmp.Compare(than.wait(), t.wait()), cmp.Compare(t.left(), than.left())) < 0
 }
 
 // wait is RetryAfter with Never as the longest.
