@@ -6,6 +6,6 @@
 // model that is asked the same thing again by the same caller does not run
 // again; requests that are identical and concurrent run once, together.
 //
-// Cache has the steps for a gateway (Get, Join, Flight.Record) and, made of
+// Cache has the steps for a gateway (Get, Join, Record) and, made of
 // them, a Middleware for any http.Handler. Memo does the same for a function.
 package cache

@@ -43,6 +43,9 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	wishes := ReadWishes(r.Header)
 	key, err := c.Key(r, body, callerOf(r))
+	if (err != nil || wishes.NoStore) && wishes.OnlyIfCached {
+		return Event{Result: "bypass"}, ErrOnlyIfCached()
+	}
 	if err != nil || wishes.NoStore {
 		w.Header()["Cache-Status"] = []string{StatusBypass}
 		next.ServeHTTP(w, r)

@@ -140,6 +140,7 @@ func TestMiddlewareKeys(t *testing.T) {
 	var def cache.Options
 	same("order and space of members", def, request("POST", "/", `{"a":1,"b":[2, 3]}`), request("POST", "/", "{ \"b\":[2,3],\n\"a\":1 }"))
 	same("escapes", def, request("POST", "/", `{"a":"é/"}`), request("POST", "/", `{"\u0061":"\u00e9\/"}`))
+	same("GET that says JSON and has no body", def, request("GET", "/", "", "Content-Type", "application/json"), request("GET", "/", "", "Content-Type", "application/json"))
 	same("GET and GET", def, request("GET", "/?q=1", ""), request("GET", "/?q=1", ""))
 	same("an ignored member", cache.Options{Ignore: []string{"/user", "/meta/id"}},
 		request("POST", "/", `{"a":1,"user":"x","meta":{"id":1,"v":2}}`), request("POST", "/", `{"meta":{"v":2},"a":1}`))
@@ -377,6 +378,9 @@ func TestMiddlewareGrantsWishes(t *testing.T) {
 		want("no-cache", "answer 3", "weir; fwd=request; stored")
 		want("", "answer 3", "weir; hit; ttl=60")
 		want("no-store", "answer 4", "weir; fwd=bypass")
+		if _, _, code := get("no-store, only-if-cached"); code != 504 {
+			t.Errorf("no-store, only-if-cached: %d", code)
+		}
 		want("", "answer 3", "weir; hit; ttl=60")
 	})
 }

@@ -42,10 +42,9 @@ type Ask struct {
 
 // Record begins to keep the answer whose status and header these are. It judges
 // by them alone: an answer that is not for the followers sends them on their own
-// way at once. whole says that its end can be told from an upstream's death: a
-// body without a length that ends with its connection may have been cut.
-//
-// CacheStatus then tells the client what is done with the answer.
+// way at once, and a body without a length that ends with its connection is never
+// kept, because it may have been cut. CacheStatus then tells the client what is
+// to be done with the answer.
 func (c *Cache) Record(ctx context.Context, a Ask, resp *http.Response) *Recording {
 	rec := &Recording{
 		cache:  c,

@@ -128,7 +128,7 @@ func (c *Cache) Key(r *http.Request, body []byte, caller weir.Caller) (Key, erro
 	k.Add(r.URL.EscapedPath())
 	k.Add(r.URL.RawQuery)
 	addFields(k, r.Header)
-	if !isJSON(r.Header) {
+	if len(body) == 0 || !isJSON(r.Header) {
 		k.Add("bytes")
 		k.AddBytes(body)
 		return k.Sum(), nil

@@ -51,10 +51,10 @@ type Connections struct {
 
 // Timeouts bound the parts of an upstream call. Each is at least 1ms.
 type Timeouts struct {
-	// Connect is for the connection, TLS included. Default 1s.
+	// Connect is for each handshake, that of TCP and that of TLS. Default 1s.
 	Connect time.Duration `yaml:"connect" default:"1s" min:"1ms"`
-	// FirstByte is from the request's last byte to the answer's first. Default
-	// 60s.
+	// FirstByte is from the start, the wait for a connection included, to the
+	// first byte of the answer's body. Default 60s.
 	FirstByte time.Duration `yaml:"first_byte" default:"60s" min:"1ms"`
 	// BetweenBytes is the longest pause within an answer. Default 30s.
 	BetweenBytes time.Duration `yaml:"between_bytes" default:"30s" min:"1ms"`

@@ -48,6 +48,8 @@ type exchange struct {
 	cacheStatus string
 	cacheResult string
 
+	called bool   // the upstream
+	target string // that answered
 	policy string // that refused
 	err    error  // for the log
 }
@@ -97,15 +99,15 @@ func (x *exchange) authenticate() error {
 	// First of all: a client must not be able to have a field removed after
 	// something was decided by it.
 	upstream.RemoveHopByHop(x.r.Header)
+	caller, err := x.setup.callers.Identify(x.r.Header, x.r.RemoteAddr)
+	if err != nil {
+		return err
+	}
 	for name := range x.r.Header {
 		// Many servers take X_User for X-User. As nginx does, pass neither on.
 		if strings.Contains(name, "_") {
 			delete(x.r.Header, name)
 		}
-	}
-	caller, err := x.setup.callers.Identify(x.r.Header, x.r.RemoteAddr)
-	if err != nil {
-		return err
 	}
 	x.caller, x.plan = caller, caller.Plan
 	if _, ok := x.setup.plans[x.plan]; !ok || x.plan == "" {
@@ -162,8 +164,11 @@ func (x *exchange) lookUp() (answered bool, err error) {
 	begin := time.Now()
 	x.wishes = cache.ReadWishes(x.r.Header)
 	x.key, err = c.Key(x.r, x.body, x.caller)
-	if err != nil || x.wishes.NoStore {
+	if err != nil || x.wishes.NoStore || x.samples() {
 		x.setCache(cache.StatusBypass, telemetry.ResultBypass)
+		if x.wishes.OnlyIfCached {
+			return false, cache.ErrOnlyIfCached()
+		}
 		return false, nil
 	}
 	x.keyed = true
@@ -183,6 +188,22 @@ func (x *exchange) lookUp() (answered bool, err error) {
 	x.peek()
 	cache.ServeHit(x.w, x.r, entry, begin)
 	return true, nil
+}
+
+// samples reports whether the same request may rightly have another answer each
+// time, and the route keeps only those that have not. Of an API whose form is not
+// known it is told by a temperature above 0 without a seed.
+func (x *exchange) samples() bool {
+	if x.chosen.config.Cache.Only == "all" {
+		return false
+	}
+	var room [2]jsonscan.Value
+	found, err := x.setup.sampling.Find(room[:0], x.body, x.setup.config.Limits.JSONDepth)
+	if err != nil {
+		return false // no JSON, no temperature
+	}
+	temperature, isNumber := found[0].Float()
+	return isNumber && temperature != 0 && found[1].Kind() != jsonscan.Number
 }
 
 func (x *exchange) setCache(status, result string) { x.cacheStatus, x.cacheResult = status, result }
@@ -295,7 +316,7 @@ func (x *exchange) countedBy(by string) string {
 	return strings.Join(x.r.Header[strings.TrimPrefix(by, "header:")], ",")
 }
 
-// call sends the request upstream. What brings no answer costs nothing.
+// call sends the request upstream.
 func (x *exchange) call() (*http.Response, error) {
 	out := x.r.WithContext(x.r.Context())
 	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(x.body)), int64(len(x.body))
@@ -304,14 +325,17 @@ func (x *exchange) call() (*http.Response, error) {
 		cache.StripConditions(out.Header)
 	}
 	begin := time.Now()
+	x.called = true
 	resp, err := x.chosen.upstream.pool.Do(x.flight.Context(x.r.Context()), out)
 	x.timings.Add(telemetry.PhaseUpstream, time.Since(begin))
 	if err != nil {
 		if p, ok := errors.AsType[*weir.Problem](err); ok {
-			x.giveBack()
 			x.flight.Fail(p)
 		}
 		return nil, err
+	}
+	if u := resp.Request.URL; u != nil {
+		x.target = u.Scheme + "://" + u.Host
 	}
 	return resp, nil
 }
@@ -352,6 +376,7 @@ func brokeOff(name string, err error) error {
 func (x *exchange) fail(err error) {
 	x.err = err
 	if p, ok := errors.AsType[*weir.Problem](err); ok {
+		x.giveBack() // what brought no answer costs nothing
 		x.refuse(p)
 		return
 	}
@@ -367,6 +392,9 @@ func (x *exchange) refuse(p *weir.Problem) {
 	if x.w.status != 0 {
 		// Something of an answer is out: all that is left is to break it off.
 		panic(http.ErrAbortHandler)
+	}
+	if x.counted && x.takes == nil {
+		x.peek() // every answer of a limited route says what is left
 	}
 	if !x.bodyRead {
 		refuseUnread(x.w.ResponseWriter, x.r)
@@ -413,8 +441,8 @@ func (x *exchange) finish() {
 		Policy:       x.policy,
 		UserAgent:    x.r.UserAgent(),
 	}
-	if x.chosen != nil {
-		e.Upstream = x.chosen.upstream.name
+	if x.called {
+		e.Upstream, e.Target = x.chosen.upstream.name, x.target
 	}
 	if x.caller.Addr.IsValid() {
 		e.Client = x.caller.Addr.String()

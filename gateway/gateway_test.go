@@ -229,7 +229,9 @@ routes:
 	}
 	for name, c := range map[string][2]string{
 		"a lower-case method":   {"get /get HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 501 Not Implemented"},
-		"a proxy's target":      {"GET http://other/get HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 400 Bad Request"},
+		"a target with a host":  {"GET http://other/get HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 OK"},
+		"a host without a path": {"GET http://other HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 400 Bad Request"},
+		"a wrong key, misspelt": {"GET /get HTTP/1.1\r\nHost: h\r\nX_Api_Key: weir_bad\r\n\r\n", "HTTP/1.1 401 Unauthorized"},
 		"no path":               {"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 400 Bad Request"},
 		"two slashes":           {"GET //get HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 400 Bad Request"},
 		"a backslash":           {"GET /a%5cget HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 400 Bad Request"},
@@ -419,6 +421,38 @@ routes: [{name: all, match: {path: /*}, upstream: u, max_body: 10, policies: [1/
 			t.Errorf("%d %v", a.status, a.header)
 		}
 	})
+}
+
+func TestChargedHitsAreGivenBack(t *testing.T) {
+	w := start(t, strings.Replace(cached, "ttl: 1m", "ttl: 1m, charge_hits: true", 1), &counted{h: func(http.ResponseWriter, *http.Request) {
+		panic(http.ErrAbortHandler)
+	}})
+	for range 8 {
+		if a := w.send("GET", "/", "", "Cache-Control", "only-if-cached"); a.status != 504 || a.header.Get("RateLimit") != `"default";r=5` {
+			t.Fatalf("not in the cache: %d %v", a.status, a.header)
+		}
+		if a := w.send("GET", "/", ""); a.status != 502 || a.header.Get("RateLimit") != `"default";r=5` {
+			t.Fatalf("no answer: %d %v", a.status, a.header)
+		}
+	}
+}
+
+func TestSampledAnswersAreNotKept(t *testing.T) {
+	for _, only := range []string{"deterministic", "all"} {
+		w := start(t, strings.NewReplacer("ttl: 1m", "ttl: 1m, only: "+only, "5/minute", "50/minute").Replace(cached), &counted{})
+		for body, deterministic := range map[string]bool{
+			`{"temperature": 0.7}`: false, `{"temperature": 1, "seed": null}`: false,
+			`{"temperature": 0}`: true, `{"temperature": 0.7, "seed": 3}`: true, `{"temperature": null}`: true, `{"x": 1}`: true,
+		} {
+			want := "weir; fwd=miss; stored"
+			if only == "deterministic" && !deterministic {
+				want = "weir; fwd=bypass"
+			}
+			if a := w.send("POST", "/", body); a.status != 200 || a.header.Get("Cache-Status") != want {
+				t.Errorf("only %s: %s: %d with %q, want %q", only, body, a.status, a.header.Get("Cache-Status"), want)
+			}
+		}
+	}
 }
 
 func TestPoliciesCountByWhatTheySay(t *testing.T) {

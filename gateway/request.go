@@ -35,7 +35,9 @@ func checkRequest(r *http.Request, l config.Limits) error {
 	if len(r.Header["Upgrade"]) > 0 {
 		return problem(http.StatusNotImplemented, "The connection cannot be upgraded on this path.")
 	}
-	if r.URL.Host != "" || !strings.HasPrefix(r.URL.Path, "/") {
+	// A target with a host in it is served like one without (RFC 9112, section
+	// 3.2.2): where a request goes, the routes say.
+	if !strings.HasPrefix(r.URL.Path, "/") {
 		return problem(http.StatusBadRequest, "The request's target is %.200q: want a path that begins with /.", r.RequestURI)
 	}
 	return checkPath(r.URL.Path)

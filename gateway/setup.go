@@ -30,6 +30,7 @@ type setup struct {
 	routes    []*route
 	counts    ratelimit.Store
 	model     *jsonscan.Paths // "/model"; nil where nothing depends on it
+	sampling  *jsonscan.Paths // "/temperature" and "/seed"
 }
 
 type upstreamSetup struct {
@@ -95,12 +96,14 @@ func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	var err error
 	if s.needsModel() {
-		model, err := jsonscan.Compile("/model")
-		if err != nil {
+		if s.model, err = jsonscan.Compile("/model"); err != nil {
 			return nil, err
 		}
-		s.model = model
+	}
+	if s.sampling, err = jsonscan.Compile("/temperature", "/seed"); err != nil {
+		return nil, err
 	}
 	return s, s.exportGauges(m, answers)
 }

@@ -22,6 +22,7 @@ type exchange struct {
 	stopTotal context.CancelFunc
 	watch     *time.Timer // cancels when the next byte is late
 	connected atomic.Bool
+	streaming atomic.Bool // the first byte of the body has come
 	started   time.Time
 	firstByte time.Duration
 	status    int
@@ -41,7 +42,13 @@ func (x *exchange) start(ctx context.Context) {
 	timed, stopTotal := context.WithTimeoutCause(ctx, t.Total, errTotal)
 	x.stopTotal = stopTotal
 	x.ctx, x.cancel = context.WithCancelCause(timed)
-	x.watch = time.AfterFunc(t.FirstByte, func() { x.cancel(errFirstByte) })
+	x.watch = time.AfterFunc(t.FirstByte, func() {
+		if x.streaming.Load() {
+			x.cancel(errBetweenBytes)
+			return
+		}
+		x.cancel(errFirstByte)
+	})
 }
 
 // end frees what the exchange holds and reports it, once.
@@ -101,7 +108,7 @@ func (x *exchange) explain(caller context.Context, err error) (result string, p 
 	case errors.Is(cause, errTotal):
 		return "timeout", timeout("Upstream %q took more than %v.", name, limit.Total)
 	case !x.connected.Load() && errors.As(err, &netErr) && netErr.Timeout():
-		return "connect", timeout("Upstream %q accepted no connection within %v.", name, limit.Connect)
+		return "timeout", timeout("Upstream %q accepted no connection within %v.", name, limit.Connect)
 	case !x.connected.Load():
 		return "connect", &weir.Problem{Status: http.StatusBadGateway, Detail: fmt.Sprintf("Upstream %q cannot be reached.", name), Err: err}
 	}
@@ -113,19 +120,18 @@ type body struct {
 	io.ReadCloser
 	exchange *exchange
 	caller   context.Context
-	started  bool // the first byte has come
 }
 
 // Read implements io.Reader. The watch runs only while it waits for the target:
 // the time that a slow client takes between two reads is not the target's.
 func (b *body) Read(p []byte) (int, error) {
 	x := b.exchange
-	if b.started && !x.ended.Load() {
+	if x.streaming.Load() && !x.ended.Load() {
 		x.watch.Reset(x.pool.options.Timeouts.BetweenBytes)
 	}
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 || err != nil {
-		b.started = true
+		x.streaming.Store(true)
 		x.watch.Stop()
 	}
 	switch {

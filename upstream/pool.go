@@ -81,8 +81,8 @@ type Options struct {
 type Event struct {
 	// Target is the URL of the target.
 	Target string
-	// Result is "ok" for any complete answer, else "connect", "timeout", "busy",
-	// "cut" or "cancelled".
+	// Result is "ok" for any complete answer, else "connect" (no connection),
+	// "timeout", "busy", "cut" or "cancelled".
 	Result string
 	// Status is the answer's status, 0 if there was none.
 	Status int
@@ -218,8 +218,9 @@ func (p *Pool) InFlight() int64 {
 // in is a request as a server got it. What goes out has its method, path and
 // query unchanged after the target's base path, its fields without those that
 // concern only one connection, and the X-Forwarded fields. in itself is not
-// changed, and its body is read once: a request is sent again on another
-// connection only if nothing of it was written.
+// changed, and its body is read once: a request that has a body is sent again on
+// another connection only if nothing of it was written. One that is safe and has
+// none may be sent again when a kept connection turns out to be dead.
 //
 // An error is a *weir.Problem with status 502 (no connection, or it broke), 503
 // (all connections are busy) or 504 (too slow), or it wraps the error of ctx,

@@ -284,7 +284,7 @@ func TestTimeouts(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			hang(w, r)
 		})
-		if resp.StatusCode != 200 || body != "first" || err == nil || e[0].Result != "timeout" {
+		if resp.StatusCode != 200 || body != "first" || err == nil || e[0].Result != "timeout" || !strings.Contains(e[0].Err.Error(), "no further byte in time") {
 			t.Errorf("%s %q, read error %v, %+v", resp.Status, body, err, e)
 		}
 	})
@@ -322,7 +322,7 @@ func TestTimeouts(t *testing.T) {
 		url, events := front(t, upstream.Options{Timeouts: upstream.Timeouts{Connect: 50 * time.Millisecond}}, "https://"+silent.Addr().String())
 		resp, err := client(t).Get(url)
 		code, body := read(t, resp, err)
-		if e := events(); code != 504 || !strings.Contains(body, "accepted no connection within 50ms") || e[0].Result != "connect" {
+		if e := events(); code != 504 || !strings.Contains(body, "accepted no connection within 50ms") || e[0].Result != "timeout" {
 			t.Errorf("%d %s %+v", code, body, e)
 		}
 	})

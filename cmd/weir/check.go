@@ -3,16 +3,15 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime"
 	"runtime/debug"
 
-	"github.com/inferweir/weir/builtin"
 	"github.com/inferweir/weir/config"
-	"github.com/inferweir/weir/gateway"
 )
 
 type checkCommand struct {
-	Config string `short:"c" required:"" placeholder:"FILE" help:"The configuration to check."`
+	Config file `short:"c" required:"" placeholder:"FILE" help:"The configuration to check."`
 }
 
 // Run builds all that the file asks for, as serve would, and lets go of it.
@@ -21,66 +20,66 @@ func (c *checkCommand) Run(out output) error {
 	if err != nil {
 		return err
 	}
-	if _, err := newGateway(cfg, out); err != nil {
-		return fmt.Errorf("%s: %w", c.Config, err)
+	s, err := prepare(c.Config, cfg, out)
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(out.stdout, "%s: good: %s, %s, %s\n", c.Config,
+	s.close()
+	_, err = fmt.Fprintf(out.stdout, "%s: good: %s, %s, %s\n", c.Config,
 		count(len(cfg.Routes), "route"), count(len(cfg.Upstreams), "upstream"), count(len(cfg.Plans), "plan"))
-	return nil
+	return err
 }
 
-func count(n int, what string) string {
+func count[N int | int64](n N, what string) string {
 	if n != 1 {
 		what += "s"
 	}
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-// load reads a configuration, the built-in one for the empty path. Its mistakes
-// are reported a line each.
-func load(path string, out output) (*config.Config, error) {
-	if path == "" {
-		return config.Parse("built-in configuration", config.Builtin(), nil)
+// file is the path of a configuration; "" is the built-in one, which no flag can
+// ask for: an unset variable in a script must not be served with other limits
+// than its author wrote.
+type file string
+
+// Validate refuses --config "".
+func (f file) Validate() error {
+	if f == "" {
+		return errors.New(`"": want the path of a file, for example weir.yaml`)
 	}
-	cfg, err := config.Load(path)
+	return nil
+}
+
+// String is the name for messages.
+func (f file) String() string {
+	if f == "" {
+		return "built-in configuration"
+	}
+	return string(f)
+}
+
+// load reads a configuration. Its mistakes are reported a line each.
+func load(f file, out output) (*config.Config, error) {
+	if f == "" {
+		return config.Parse(f.String(), config.Builtin(), nil)
+	}
+	cfg, err := config.Load(string(f))
 	if mistakes, ok := errors.AsType[config.Mistakes](err); ok {
 		fmt.Fprintln(out.stderr, mistakes)
 		return nil, errReported
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: want a configuration (weir serve --print-config prints one to start from)", err)
+	}
 	return cfg, err
-}
-
-// newGateway builds the gateway of cfg. The built-in models are loaded only where
-// something uses them.
-func newGateway(cfg *config.Config, out output) (*gateway.Gateway, error) {
-	o := gateway.Options{Log: out.stderr, Version: version()}
-	if usesBuiltin(cfg) {
-		models, err := builtin.New()
-		if err != nil {
-			return nil, err
-		}
-		o.Models = models
-	}
-	return gateway.New(cfg, o)
-}
-
-func usesBuiltin(cfg *config.Config) bool {
-	for _, u := range cfg.Upstreams {
-		for _, t := range u.Targets {
-			if t.URL == "builtin:" {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 type versionCommand struct{}
 
 // Run prints the version of the program and of Go.
 func (versionCommand) Run(out output) error {
-	fmt.Fprintf(out.stdout, "weir %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return nil
+	_, err := fmt.Fprintf(out.stdout, "weir %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
 }
 
 func version() string {

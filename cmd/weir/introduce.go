@@ -12,60 +12,54 @@ import (
 
 // introduce says what is served where. For the built-in models it gives lines to
 // paste.
-func introduce(w io.Writer, cfg *config.Config, public, private net.Addr) {
+func introduce(w io.Writer, s *service, public, private net.Addr) {
 	scheme := "http"
-	if cfg.TLS != nil {
+	if s.config.TLS != nil {
 		scheme = "https"
 	}
 	base := scheme + "://" + reachable(public)
-	fmt.Fprintf(w, "Weir serves on %s\n\n", base)
-	for _, r := range cfg.Routes {
+	var text strings.Builder
+	fmt.Fprintf(&text, "Weir serves on %s\n\n", base)
+	for _, r := range s.config.Routes {
 		methods := strings.Join(r.Match.Methods, ",")
 		if methods == "" {
 			methods = "any method"
 		}
-		fmt.Fprintf(w, "  %-10s %-24s -> %s", methods, r.Match.Path, targets(cfg.Upstreams[r.Upstream]))
+		fmt.Fprintf(&text, "  %-10s %-24s -> %s", methods, r.Match.Path, targets(s.config.Upstreams[r.Upstream]))
 		if r.Cache.Mode != "off" {
-			fmt.Fprintf(w, ", cached for %s", short(r.Cache.TTL))
+			fmt.Fprintf(&text, ", cached for %s", short(r.Cache.TTL))
 		}
-		fmt.Fprintln(w)
+		text.WriteByte('\n')
 	}
-	if plan, ok := cfg.Plans["default"]; ok {
-		for _, p := range plan.Policies {
-			fmt.Fprintf(w, "\nEach caller has %d %s in %s; an answer from the cache costs nothing.\n", p.Quota, p.Unit, short(p.Window))
-		}
-	}
-	fmt.Fprintf(w, "Metrics and health: http://%s/metrics, /healthz, /readyz\n", reachable(private))
-	if usesBuiltin(cfg) && cfg.TLS == nil {
-		try(w, cfg, base)
-	}
+	text.WriteString(quotas(s.config))
+	fmt.Fprintf(&text, "\nMetrics and health: http://%s/metrics, /healthz, /readyz\n", reachable(private))
+	text.WriteString(try(s, base))
+	_, _ = io.WriteString(w, text.String()) // whom nobody reads can serve all the same
 }
 
-// try prints three lines to paste: a prediction, the same from the cache, and a
-// refusal.
-func try(w io.Writer, cfg *config.Config, base string) {
-	for _, r := range cfg.Routes {
-		if r.Match.Path != "/predict/language" {
-			continue
+// quotas says what a caller without a plan of its own may use.
+func quotas(cfg *config.Config) string {
+	var parts []string
+	for _, p := range cfg.Plans["default"].Policies {
+		if p.By == "caller" || p.By == "ip" {
+			parts = append(parts, count(p.Quota, strings.TrimSuffix(p.Unit, "s"))+" in "+short(p.Window))
 		}
-		predict := fmt.Sprintf(`curl -si %s/predict/language -d '{"instances": ["Où est la bibliothèque ?"]}'`, base)
-		fmt.Fprintf(w, `
-Try it. A prediction:
-
-  %s
-
-The same again, from the cache (Cache-Status: weir; hit):
-
-  %s
-
-New texts until one is refused, with the time to come back:
-
-  for i in 1 2 3 4 5 6; do curl -si "%s/predict/language?text=this+is+text+$i" | grep -iE '^HTTP|^ratelimit:|^retry-after:|detail'; done
-
-Your own model behind it: weir serve --print-config > weir.yaml, change targets, weir serve -c weir.yaml
-`, predict, predict, base)
-		return
 	}
+	if len(parts) == 0 {
+		return ""
+	}
+	who := "Each caller"
+	if len(cfg.Plans) > 1 {
+		who = "A caller of the default plan"
+	}
+	cached := false
+	for _, r := range cfg.Routes {
+		cached = cached || r.Cache.Mode != "off" && !r.Cache.ChargeHits
+	}
+	if cached {
+		parts[len(parts)-1] += "; an answer from the cache costs nothing"
+	}
+	return fmt.Sprintf("\n%s has %s.\n", who, strings.Join(parts, ",\nand "))
 }
 
 // short leaves the zeros of a duration out: 1m, not 1m0s.
@@ -93,12 +87,11 @@ func reachable(a net.Addr) string {
 }
 
 func targets(u config.Upstream) string {
-	if len(u.Targets) == 1 && u.Targets[0].URL == "builtin:" {
+	switch n := len(u.Targets); {
+	case isBuiltin(u):
 		return "the built-in model"
+	case n > 1:
+		return fmt.Sprintf("%s and %d more", u.Targets[0].URL, n-1)
 	}
-	names := make([]string, len(u.Targets))
-	for i, t := range u.Targets {
-		names[i] = t.URL
-	}
-	return strings.Join(names, ", ")
+	return u.Targets[0].URL
 }

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// shutDown lets running requests finish, for as long as the configuration says.
+// Operators can look on until the end.
+func (s *service) shutDown() {
+	s.gateway.Drain()
+	grace, cancel := context.WithTimeout(context.Background(), s.config.ShutdownGrace)
+	defer cancel()
+	if err := s.callers.Shutdown(grace); err != nil {
+		s.gateway.Logger().Warn("requests were cut off", "after", s.config.ShutdownGrace.String())
+		_ = s.callers.Close()
+		s.settle()
+	}
+	_ = s.operators.Close()
+}
+
+// counted counts the requests in next: a server that closed its connections does
+// not know when the last of its handlers returns.
+func (s *service) counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.running.Add(1)
+		defer s.running.Add(-1)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// settle waits until requests that were cut off have noticed it, so that each has
+// its line in the log. It does not wait long: what hangs is not worth it.
+func (s *service) settle() {
+	const most = time.Second
+	deadline := time.NewTimer(most)
+	defer deadline.Stop()
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for s.running.Load() > 0 {
+		select {
+		case <-again.C:
+		case <-deadline.C:
+			return
+		}
+	}
+}
