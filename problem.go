@@ -1,7 +1,9 @@
 package weir
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -127,6 +129,18 @@ func (p *Problem) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	h["Cache-Control"] = []string{"no-store"}
 	w.WriteHeader(body.Status)
 	_, _ = w.Write(text) // a client that has left needs no answer
+}
+
+// Ended is what to answer when ctx ended before there was an answer: 504 where its
+// time ran out. It is nil where the client left. Then nobody is there to be told,
+// or somebody who closed only half of the connection: end it with
+// panic(http.ErrAbortHandler), because a handler that writes nothing sends an
+// empty 200.
+func Ended(ctx context.Context) *Problem {
+	if err := context.Cause(ctx); errors.Is(err, context.DeadlineExceeded) {
+		return &Problem{Status: http.StatusGatewayTimeout, Detail: "The request's time ran out before there was an answer.", Err: err}
+	}
+	return nil
 }
 
 func ceilSeconds(d time.Duration) int64 {

@@ -125,7 +125,7 @@ func (e *Entry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h[name] = values
 	}
 	h["Etag"] = []string{e.ETag}
-	if conditional(r.Method) && matches(r.Header["If-None-Match"], e.ETag) {
+	if e.Status/100 == 2 && conditional(r.Method) && matches(r.Header["If-None-Match"], e.ETag) {
 		for _, name := range []string{"Content-Type", "Content-Length", "Content-Encoding", "Content-Language"} {
 			delete(h, name)
 		}
@@ -182,14 +182,19 @@ func ofOneAnswer(name string) bool {
 		"Upgrade", "X-Request-Id", "X-Should-Retry":
 		return true
 	}
-	return strings.HasPrefix(name, "X-Ratelimit-")
+	return strings.HasPrefix(name, "X-Ratelimit-") || strings.HasPrefix(name, "Anthropic-Ratelimit-")
 }
 
-// keep copies the fields that belong to the answer.
-func keep(h http.Header) http.Header {
+func isAdvice(name string) bool {
+	return name == "Retry-After" || name == "Retry-After-Ms" || name == "X-Should-Retry"
+}
+
+// keep copies the fields that belong to the answer. A refusal that goes to
+// followers only keeps its advice when to come back.
+func keep(h http.Header, advice bool) http.Header {
 	kept := make(http.Header, len(h))
 	for name, values := range h {
-		if !ofOneAnswer(name) {
+		if !ofOneAnswer(name) || advice && isAdvice(name) {
 			kept[name] = slices.Clone(values)
 		}
 	}

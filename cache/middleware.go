@@ -24,12 +24,20 @@ import (
 func (c *Cache) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		event, err := c.serve(w, r, next)
-		if p, ok := errors.AsType[*weir.Problem](err); ok {
-			p.ServeHTTP(w, r)
-		}
 		if c.options.Observe != nil {
 			c.options.Observe(event)
 		}
+		if err == nil {
+			return
+		}
+		p, ok := errors.AsType[*weir.Problem](err)
+		if !ok {
+			p = weir.Ended(r.Context())
+		}
+		if p == nil {
+			panic(http.ErrAbortHandler)
+		}
+		p.ServeHTTP(w, r)
 	})
 }
 
@@ -77,12 +85,13 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 		}
 		flight = nil // the answer was not for us: ask ourselves
 	}
-	err = c.record(w, r, Ask{Key: key, Flight: flight, Wishes: wishes, Now: now}, next)
-	return Event{Result: "miss", Err: errors.Join(storeErr, err)}, nil
+	putErr, err := c.record(w, r, Ask{Key: key, Flight: flight, Wishes: wishes, Now: now}, next)
+	return Event{Result: "miss", Err: errors.Join(storeErr, putErr)}, err
 }
 
-// record runs next and keeps what it writes.
-func (c *Cache) record(w http.ResponseWriter, r *http.Request, a Ask, next http.Handler) (err error) {
+// record runs next and keeps what it writes. It returns the store's error, and
+// why the client has no answer.
+func (c *Cache) record(w http.ResponseWriter, r *http.Request, a Ask, next http.Handler) (putErr, err error) {
 	ctx := a.Flight.Context(r.Context())
 	rw := &recorder{ResponseWriter: w, cache: c, ask: a, ctx: ctx, before: w.Header().Clone()}
 	defer func() {
@@ -94,14 +103,25 @@ func (c *Cache) record(w http.ResponseWriter, r *http.Request, a Ask, next http.
 	r = r.WithContext(ctx)
 	StripConditions(r.Header)
 	next.ServeHTTP(rw, r)
+	if err := context.Cause(ctx); err != nil {
+		// It returned because it was told to: what it wrote is not all.
+		rw.cut(err)
+		if rw.rec != nil {
+			panic(http.ErrAbortHandler)
+		}
+		return nil, err
+	}
 	if rw.rec == nil {
 		rw.WriteHeader(http.StatusOK)
 	}
-	if rw.declared >= 0 && rw.declared != rw.written {
+	if rw.declared >= 0 && rw.declared != rw.written && r.Method != http.MethodHead {
 		rw.cut(fmt.Errorf("cache: the handler wrote %d of %d bytes", rw.written, rw.declared))
-		return nil
+		rw.release()
+		return nil, nil
 	}
-	return rw.rec.Finish()
+	putErr = rw.rec.Finish()
+	rw.release()
+	return putErr, nil
 }
 
 // recorder is the http.ResponseWriter of a request whose answer is kept.
@@ -114,6 +134,8 @@ type recorder struct {
 	rec      *Recording
 	declared int64 // Content-Length; negative: none
 	written  int64
+	held     []byte // written by the handler, not yet to the client
+	through  bool   // nothing is held back any more
 }
 
 // Unwrap is for http.ResponseController.
@@ -125,17 +147,19 @@ func (rw *recorder) WriteHeader(status int) {
 		return
 	}
 	h := rw.Header()
-	resp := &http.Response{StatusCode: status, Header: http.Header{}, ContentLength: -1, ProtoMajor: 2}
-	for name, values := range h {
-		if !slices.Equal(values, rw.before[name]) {
-			resp.Header[name] = slices.Clone(values)
-		}
-	}
+	resp := &http.Response{StatusCode: status, Header: h, ContentLength: -1, ProtoMajor: 2}
 	rw.declared = -1
 	if n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil {
 		rw.declared, resp.ContentLength = n, n
 	}
 	rw.rec = rw.cache.Record(rw.ctx, rw.ask, resp)
+	rw.rec.header = http.Header{}
+	for name, values := range h {
+		if !slices.Equal(values, rw.before[name]) {
+			rw.rec.header[name] = slices.Clone(values)
+		}
+	}
+	rw.through = rw.rec.ReadAhead() == 0
 	h["Cache-Status"] = []string{rw.rec.CacheStatus(rw.ask.Wishes)}
 	rw.cache.Privatize(h)
 	rw.ResponseWriter.WriteHeader(status)
@@ -147,6 +171,11 @@ func (rw *recorder) Write(p []byte) (int, error) {
 	}
 	rw.written += int64(len(p))
 	_, _ = rw.rec.Write(p)
+	if !rw.through && rw.rec.keep {
+		rw.held = append(rw.held, p...)
+		return len(p), nil
+	}
+	rw.release()
 	n, err := rw.ResponseWriter.Write(p)
 	if err != nil && rw.ask.Flight != nil && rw.ctx.Err() == nil {
 		// The client of this request has left, but others wait for the answer.
@@ -155,11 +184,23 @@ func (rw *recorder) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Flush sends what was written so far to the client.
+// release writes to the client what was held back so that a client that takes
+// nothing does not keep the handler, and all who wait for it, waiting.
+func (rw *recorder) release() {
+	rw.through = true
+	if len(rw.held) > 0 {
+		_, _ = rw.ResponseWriter.Write(rw.held) // a client that has left needs no answer
+		rw.held = nil
+	}
+}
+
+// Flush sends what was written so far to the client. From then on the handler
+// writes at the client's pace.
 func (rw *recorder) Flush() {
 	if rw.rec == nil {
 		rw.WriteHeader(http.StatusOK)
 	}
+	rw.release()
 	_ = http.NewResponseController(rw.ResponseWriter).Flush() // a writer that cannot flush sends at its end
 }
 

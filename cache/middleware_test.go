@@ -704,11 +704,11 @@ func TestNewReportsEveryMistake(t *testing.T) {
 func TestPrivatize(t *testing.T) {
 	c := newCache(t, cache.Options{})
 	for in, want := range map[string]string{
-		"":                                 "private",
-		"public, max-age=60, s-maxage=90":  "private, max-age=60",
-		"no-store":                         "no-store",
-		"private, must-revalidate":         "private, must-revalidate",
-		`no-cache="Set-Cookie", immutable`: "private, no-cache=Set-Cookie, immutable",
+		"":                                    "private",
+		"public, max-age=60, s-maxage=90":     "private, max-age=60",
+		"no-store":                            "no-store",
+		"private, must-revalidate":            "private, must-revalidate",
+		`no-cache="Set-Cookie, X", immutable`: `private, no-cache="Set-Cookie, X", immutable`,
 	} {
 		h := http.Header{}
 		if in != "" {
@@ -717,6 +717,101 @@ func TestPrivatize(t *testing.T) {
 		c.Privatize(h)
 		if got := h.Get("Cache-Control"); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestMiddlewareDoesNotStoreWhatAClientThatLeftCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newCache(t, cache.Options{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-r.Context().Done(): // it obeys, and writes nothing
+			case <-time.After(time.Second):
+				_, _ = io.WriteString(w, "answer")
+			}
+		}))
+		ctx, leave := context.WithCancel(t.Context())
+		time.AfterFunc(100*time.Millisecond, leave)
+		func() {
+			defer func() {
+				if p := recover(); p != http.ErrAbortHandler {
+					t.Errorf("the request of the client that left ended with %v", p)
+				}
+			}()
+			ask(h, request("POST", "/", "{}").WithContext(ctx))
+		}()
+		if resp := ask(h, request("POST", "/", "{}")); text(resp) != "answer" || resp.Header.Get("Cache-Status") != "weir; fwd=miss; stored" {
+			t.Errorf("the next one got %v", resp.Header)
+		}
+	})
+}
+
+func TestMiddlewareAnswersARequestWhoseTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newCache(t, cache.Options{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(time.Hour):
+			}
+		}))
+		var wg sync.WaitGroup
+		for range 2 { // a leader and a follower
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if resp := ask(h, request("GET", "/", "").WithContext(ctx)); resp.StatusCode != 504 {
+					t.Errorf("got %s", resp.Status)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// stuck is a client that takes nothing.
+type stuck struct {
+	http.ResponseWriter
+	release chan struct{}
+}
+
+func (s stuck) Write(p []byte) (int, error) {
+	<-s.release
+	return len(p), nil
+}
+
+func TestMiddlewareLetsNobodyWaitForAClientThatTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newCache(t, cache.Options{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(time.Second)
+			for range 10 {
+				_, _ = w.Write(make([]byte, 10_000))
+			}
+		}))
+		s := stuck{httptest.NewRecorder(), make(chan struct{})}
+		var wg sync.WaitGroup
+		wg.Go(func() { h.ServeHTTP(s, request("GET", "/", "")) })
+		synctest.Wait()
+		begin := time.Now()
+		if n := len(text(ask(h, request("GET", "/", "")))); n != 100_000 || time.Since(begin) != time.Second {
+			t.Errorf("%d bytes after %v", n, time.Since(begin))
+		}
+		close(s.release)
+		wg.Wait()
+	})
+}
+
+func TestMiddlewareSeesFieldsThatOthersSetToo(t *testing.T) {
+	for name, value := range map[string]string{"Cache-Control": "no-store", "Vary": "User-Agent"} {
+		o := &origin{answer: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(name, value) }}
+		inner := newCache(t, cache.Options{}).Middleware(o)
+		outer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set(name, value)
+			inner.ServeHTTP(w, r)
+		})
+		ask(outer, request("GET", "/", ""))
+		ask(outer, request("GET", "/", ""))
+		if o.calls.Load() != 2 {
+			t.Errorf("%s: %s: stored", name, value)
 		}
 	}
 }

@@ -26,8 +26,9 @@ type Recording struct {
 	header http.Header
 	age    time.Duration
 	body   []byte
-	keep   bool // body is being kept
-	store  bool // and will go into the store
+	length int64 // declared; negative: none
+	keep   bool  // body is being kept
+	store  bool  // and will go into the store
 	done   bool
 }
 
@@ -54,6 +55,7 @@ func (c *Cache) Record(ctx context.Context, a Ask, resp *http.Response) *Recordi
 		asked:  a.Now,
 		status: resp.StatusCode,
 		header: resp.Header,
+		length: resp.ContentLength,
 	}
 	if seconds, err := strconv.ParseUint(resp.Header.Get("Age"), 10, 31); err == nil {
 		rec.age = time.Duration(seconds) * time.Second
@@ -140,6 +142,15 @@ func (rec *Recording) CacheStatus(w Wishes) string {
 	return StatusStored
 }
 
+// ReadAhead is how many bytes may be read of the answer before its client takes
+// them, for upstream.Pool.Relay: all, as long as others wait for it.
+func (rec *Recording) ReadAhead() int64 {
+	if rec.keep && rec.flight != nil {
+		return rec.cache.options.MaxEntry
+	}
+	return 0
+}
+
 // Write keeps p. It never fails: an answer that grows too large is let go.
 func (rec *Recording) Write(p []byte) (int, error) {
 	if rec.keep {
@@ -167,11 +178,15 @@ func (rec *Recording) Finish() error {
 	if rec.done || !rec.keep {
 		return nil
 	}
+	if rec.length >= 0 && rec.length != int64(len(rec.body)) {
+		rec.giveUp() // a transport that does not check
+		return nil
+	}
 	rec.done = true
 	now := time.Now()
 	e := &Entry{
 		Status:  rec.status,
-		Header:  keep(rec.header),
+		Header:  keep(rec.header, !rec.store),
 		Body:    fit(rec.body),
 		Made:    now.Add(-rec.age),
 		Expires: now.Add(rec.cache.ttl(rec.status)),
@@ -249,6 +264,13 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 func (c *Cache) Privatize(h http.Header) {
 	if c.options.Share == ShareAll {
 		return
+	}
+	for name := range h {
+		// Fields that speak to a cache in front, which then ignores Cache-Control
+		// (RFC 9213).
+		if name == "Surrogate-Control" || strings.HasSuffix(name, "Cdn-Cache-Control") {
+			delete(h, name)
+		}
 	}
 	kept := []string{"private"}
 	for name, value := range directives(h) {

@@ -42,7 +42,7 @@ func ReadWishes(h http.Header) Wishes {
 		case "only-if-cached":
 			w.OnlyIfCached = true
 		case "max-age":
-			if n, err := strconv.ParseUint(value, 10, 31); err == nil {
+			if n, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31); err == nil {
 				w.MaxAge = time.Duration(n) * time.Second
 			}
 		}
@@ -50,14 +50,33 @@ func ReadWishes(h http.Header) Wishes {
 	return w
 }
 
+// members yields the members of a list whose commas may stand within quotes.
+func members(line string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		start, quoted := 0, false
+		for i := range len(line) {
+			switch {
+			case line[i] == '"':
+				quoted = !quoted
+			case line[i] == ',' && !quoted:
+				if !yield(line[start:i]) {
+					return
+				}
+				start = i + 1
+			}
+		}
+		yield(line[start:])
+	}
+}
+
 // directives yields the Cache-Control directives of h, names in lower case and
-// values without quotes.
+// values as they were written.
 func directives(h http.Header) func(yield func(name, value string) bool) {
 	return func(yield func(name, value string) bool) {
 		for _, line := range h["Cache-Control"] {
-			for item := range strings.SplitSeq(line, ",") {
+			for item := range members(line) {
 				name, value, _ := strings.Cut(strings.TrimSpace(item), "=")
-				if name != "" && !yield(strings.ToLower(strings.TrimSpace(name)), strings.Trim(strings.TrimSpace(value), `"`)) {
+				if name != "" && !yield(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value)) {
 					return
 				}
 			}
@@ -79,7 +98,7 @@ func credentials() []string {
 func unkeyed(name string) bool {
 	switch name {
 	case "B3", "Baggage", "Cache-Control", "Cf-Connecting-Ip", "Cf-Ray", "Connection", "Content-Length", "Date", "Dnt", "Expect",
-		"Forwarded", "Idempotency-Key", "If-Modified-Since", "If-None-Match", "Keep-Alive", "Newrelic", "Pragma", "Prefer",
+		"Idempotency-Key", "If-Modified-Since", "If-None-Match", "Keep-Alive", "Newrelic", "Pragma",
 		"Priority", "Proxy-Authorization", "Proxy-Connection", "Referer", "Sentry-Trace", "Te", "Traceparent", "Tracestate",
 		"Trailer", "Transfer-Encoding", "Uber-Trace-Id", "Upgrade", "User-Agent", "Via", "X-Amzn-Trace-Id",
 		"X-Cloud-Trace-Context", "X-Correlation-Id", "X-Forwarded-For", "X-Real-Ip", "X-Request-Id", "X-Request-Timeout":

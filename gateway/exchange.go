@@ -38,8 +38,9 @@ type exchange struct {
 	bodyRead   bool // to its end
 	model      string
 
-	takes    []ratelimit.Take // filled when the policies have been asked
-	reserved bool             // and have given
+	takes     []ratelimit.Take // filled when the policies have been asked
+	reserved  bool             // and have given
+	uncounted bool             // the store did not answer
 
 	key         cache.Key
 	keyed       bool // key is one
@@ -48,16 +49,19 @@ type exchange struct {
 	cacheStatus string
 	cacheResult string
 
-	called bool   // the upstream
-	target string // that answered
-	policy string // that refused
-	err    error  // for the log
+	called   bool   // the upstream
+	relaying bool   // its answer
+	target   string // that answered
+	policy   string // that refused
+	err      error  // for the log
 }
 
 func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{gateway: g, setup: g.setup, r: r, id: telemetry.RequestID(r.Header), started: time.Now()}
 	x.w = &response{ResponseWriter: w, exchange: x}
-	r.Header["X-Request-Id"] = []string{x.id}
+	// A client that takes nothing holds neither an upstream nor memory for ever.
+	// Not every writer has deadlines; the server's has.
+	_ = http.NewResponseController(w).SetWriteDeadline(x.started.Add(g.setup.answerTimeout))
 	return x
 }
 
@@ -99,6 +103,7 @@ func (x *exchange) authenticate() error {
 	// First of all: a client must not be able to have a field removed after
 	// something was decided by it.
 	upstream.RemoveHopByHop(x.r.Header)
+	x.r.Header["X-Request-Id"] = []string{x.id}
 	caller, err := x.setup.callers.Identify(x.r.Header, x.r.RemoteAddr)
 	if err != nil {
 		return err
@@ -135,13 +140,21 @@ func (x *exchange) readBody() error {
 
 // choose takes the first candidate that serves the request's model.
 func (x *exchange) choose() error {
-	if x.setup.model != nil {
+	var unreadable error
+	if x.setup.model != nil && len(x.body) > 0 {
 		var room [1]jsonscan.Value
-		if found, err := x.setup.model.Find(room[:0], x.body, x.setup.config.Limits.JSONDepth); err == nil {
+		found, err := x.setup.model.Find(room[:0], x.body, x.setup.config.Limits.JSONDepth)
+		if unreadable = err; err == nil {
 			x.model, _ = found[0].Text()
 		}
 	}
 	for _, rt := range x.candidates {
+		// What is not read here may be read upstream, and be another model there.
+		if unreadable != nil && (rt.model != "" || byModel(rt.policies) || byModel(x.setup.plans[x.plan])) {
+			p := problem(http.StatusBadRequest, "The body's model cannot be told: want JSON that can be read in one way only: %v.", unreadable)
+			p.Err = unreadable
+			return p
+		}
 		if !rt.model.fits(x.model) {
 			continue
 		}
@@ -200,7 +213,8 @@ func (x *exchange) samples() bool {
 	var room [2]jsonscan.Value
 	found, err := x.setup.sampling.Find(room[:0], x.body, x.setup.config.Limits.JSONDepth)
 	if err != nil {
-		return false // no JSON, no temperature
+		// What is no JSON has no temperature; what only some read as JSON may.
+		return bytes.HasPrefix(bytes.TrimLeft(x.body, "\ufeff \t\r\n"), []byte("{"))
 	}
 	temperature, isNumber := found[0].Float()
 	return isNumber && temperature != 0 && found[1].Kind() != jsonscan.Number
@@ -243,6 +257,7 @@ func (x *exchange) reserve() error {
 	allowed, err := x.setup.counts.Take(x.r.Context(), x.takes, time.Now())
 	if err != nil {
 		x.takes = nil
+		x.uncounted = true
 		return ratelimit.Unavailable(err)
 	}
 	for i := range x.takes {
@@ -253,13 +268,16 @@ func (x *exchange) reserve() error {
 		}
 		x.gateway.metrics.Decision(t.Policy.Scope, t.Policy.Name, decision)
 	}
-	if !allowed {
-		p := ratelimit.Refusal(x.takes)
-		x.policy = p.Violated[0]
-		return p
+	if allowed {
+		x.reserved = true
+		return nil
 	}
-	x.reserved = true
-	return nil
+	p := ratelimit.Refusal(x.takes)
+	if p == nil {
+		return errors.New("the store of quotas refused without a reason")
+	}
+	x.policy = p.Violated[0]
+	return p
 }
 
 // peek looks at the policies, for the fields of an answer that takes nothing.
@@ -342,26 +360,25 @@ func (x *exchange) call() (*http.Response, error) {
 
 // relay passes the answer on as it comes, and keeps a copy for those who ask the
 // same.
-func (x *exchange) relay(resp *http.Response) error {
+func (x *exchange) relay(resp *http.Response) {
 	if len(x.takes) > 0 {
 		dropLimitFields(resp.Header) // the upstream's are about our account, not the caller's
 	}
 	delete(resp.Header, "X-Request-Id")
+	x.relaying = true
+	var ahead int64
 	if x.keyed && x.r.Method != http.MethodHead {
 		ask := cache.Ask{Key: x.key, Flight: x.flight, Wishes: x.wishes, Now: x.started}
 		recording := x.chosen.cache.Record(x.r.Context(), ask, resp)
 		x.cacheStatus = recording.CacheStatus(x.wishes)
+		ahead = recording.ReadAhead()
 		resp.Body = recording.Body(resp.Body, func(err error) error { return brokeOff(x.chosen.upstream.name, err) })
 	}
-	_, err := x.chosen.upstream.pool.Relay(x.w, resp, x.flight != nil)
-	if err != nil {
+	if err := x.chosen.upstream.pool.Relay(x.w, resp, ahead); err != nil {
 		x.err = err
-		if !upstream.ClientLeft(err) {
-			// The client must not take what it has for the whole answer.
-			panic(http.ErrAbortHandler)
-		}
+		// The client must not take what it has for the whole answer.
+		panic(http.ErrAbortHandler)
 	}
-	return nil
 }
 
 // brokeOff is what the followers of a request get whose answer broke off.
@@ -380,9 +397,13 @@ func (x *exchange) fail(err error) {
 		x.refuse(p)
 		return
 	}
-	if x.r.Context().Err() != nil {
-		x.w.status = statusClientLeft // nobody to tell
-		return
+	if ctx := x.r.Context(); ctx.Err() != nil {
+		if p := weir.Ended(ctx); p != nil {
+			x.refuse(p)
+			return
+		}
+		x.w.status = statusClientLeft
+		panic(http.ErrAbortHandler)
 	}
 	x.refuse(&weir.Problem{Err: err})
 }
@@ -393,7 +414,7 @@ func (x *exchange) refuse(p *weir.Problem) {
 		// Something of an answer is out: all that is left is to break it off.
 		panic(http.ErrAbortHandler)
 	}
-	if x.counted && x.takes == nil {
+	if x.counted && !x.uncounted && x.takes == nil {
 		x.peek() // every answer of a limited route says what is left
 	}
 	if !x.bodyRead {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,9 @@ func checkRequest(r *http.Request, l config.Limits) error {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, "QUERY":
 	default:
 		return problem(http.StatusNotImplemented, "%.40q is not a method that is served here.", r.Method)
+	}
+	if r.ProtoMajor == 1 && r.ProtoMinor > 1 {
+		return problem(http.StatusHTTPVersionNotSupported, "%s is not a version of HTTP that is served here.", r.Proto)
 	}
 	if n := len(r.RequestURI); n > int(l.URLBytes) {
 		return problem(http.StatusRequestURITooLong, "The URL has %d bytes: want at most %d.", n, l.URLBytes)
@@ -40,18 +44,22 @@ func checkRequest(r *http.Request, l config.Limits) error {
 	if !strings.HasPrefix(r.URL.Path, "/") {
 		return problem(http.StatusBadRequest, "The request's target is %.200q: want a path that begins with /.", r.RequestURI)
 	}
-	return checkPath(r.URL.Path)
+	return checkPath(r.URL.Path, r.URL.EscapedPath())
 }
 
-// checkPath refuses paths that servers normalize each in its own way. path is
-// what the request's path stands for, with escapes resolved, as routes see it.
-func checkPath(path string) error {
+// checkPath refuses paths that servers normalize each in its own way. path has
+// its escapes resolved, as routes see it; escaped is as the upstream gets it.
+func checkPath(path, escaped string) error {
 	refused := func(what, want string) error {
 		return problem(http.StatusBadRequest, "The path has %s: want %s, because servers read this in different ways.", what, want)
 	}
 	switch {
 	case strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return refused("a control character", "none")
+	case strings.Contains(strings.ToLower(escaped), "%2f"):
+		return refused("an escaped slash", "a slash, or the name without one")
+	case containsAny(strings.ToLower(path), "%2e", "%2f", "%5c"):
+		return refused("a character that is escaped twice", "it escaped once")
 	case strings.Contains(path, `\`):
 		return refused("a backslash", "a slash")
 	case strings.Contains(path, ";"):
@@ -65,6 +73,10 @@ func checkPath(path string) error {
 		}
 	}
 	return nil
+}
+
+func containsAny(s string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(s, part) })
 }
 
 func problem(status int, format string, args ...any) *weir.Problem {

@@ -26,6 +26,9 @@ func (w *response) WriteHeader(status int) {
 		w.status = status
 		w.firstByte = time.Since(w.exchange.started)
 		w.exchange.setFields(w.Header())
+		if framedOtherwise(w.exchange.r) {
+			w.Header()["Connection"] = []string{"close"}
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -37,6 +40,14 @@ func (w *response) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
 	w.sent += int64(n)
 	return n, err
+}
+
+// framedOtherwise reports whether a proxy in front may see this request end
+// elsewhere: in HTTP/1.0 with Transfer-Encoding, or with that and a Content-Length.
+// net/http takes one of the two and does not tell, so every request that could
+// have had both is its connection's last (RFC 9112, section 6.3).
+func framedOtherwise(r *http.Request) bool {
+	return r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0)
 }
 
 // setFields sets the fields of every answer. What an upstream said stands behind
@@ -52,26 +63,19 @@ func (x *exchange) setFields(h http.Header) {
 		ratelimit.SetLegacyFields(h, x.takes)
 	}
 	if x.cacheStatus != "" {
-		// RFC 9211: the cache nearest to the origin comes first.
-		h["Cache-Status"] = append(foreign(h["Cache-Status"]), x.cacheStatus)
+		own := []string{x.cacheStatus}
+		if x.relaying { // RFC 9211: the cache nearest to the origin comes first
+			own = append(h["Cache-Status"], own...)
+		}
+		h["Cache-Status"] = own
 		x.chosen.cache.Privatize(h)
 	}
-}
-
-// foreign leaves out what this cache said itself.
-func foreign(statuses []string) (others []string) {
-	for _, s := range statuses {
-		if !strings.HasPrefix(s, "weir;") {
-			others = append(others, s)
-		}
-	}
-	return others
 }
 
 // dropLimitFields removes the fields in which an upstream tells its own limits.
 func dropLimitFields(h http.Header) {
 	for name := range h {
-		if name == "Ratelimit" || name == "Ratelimit-Policy" || strings.HasPrefix(name, "X-Ratelimit-") {
+		if name == "Ratelimit" || name == "Ratelimit-Policy" || strings.HasPrefix(name, "X-Ratelimit-") || strings.HasPrefix(name, "Anthropic-Ratelimit-") {
 			delete(h, name)
 		}
 	}

@@ -20,6 +20,10 @@ import (
 // builtinTarget is the target that stands for the models that ship with Weir.
 const builtinTarget = "builtin:"
 
+// maxCallers is how many counts there is room for: 32 MiB. A gateway has callers
+// in debt for a day, for many plans.
+const maxCallers = 1 << 20
+
 // setup is a configuration made ready to serve. It does not change: a request
 // keeps the one that it started with.
 type setup struct {
@@ -29,8 +33,11 @@ type setup struct {
 	upstreams map[string]*upstreamSetup
 	routes    []*route
 	counts    ratelimit.Store
-	model     *jsonscan.Paths // "/model"; nil where nothing depends on it
-	sampling  *jsonscan.Paths // "/temperature" and "/seed"
+	// answerTimeout is how long a client may take for its request and answer
+	// together: longer than any upstream may.
+	answerTimeout time.Duration
+	model         *jsonscan.Paths // "/model"; nil where nothing depends on it
+	sampling      *jsonscan.Paths // "/temperature" and "/seed"
 }
 
 type upstreamSetup struct {
@@ -72,7 +79,7 @@ func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
 		config:    c,
 		plans:     map[string][]policy{},
 		upstreams: map[string]*upstreamSetup{},
-		counts:    ratelimit.NewMemoryStore(0),
+		counts:    ratelimit.NewMemoryStore(maxCallers),
 	}
 	var errs []error
 	add := func(err error) {
@@ -88,6 +95,7 @@ func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
 	}
 	for name, u := range c.Upstreams {
 		add(s.buildUpstream(name, u, o, m))
+		s.answerTimeout = max(s.answerTimeout, u.Timeouts.Total+time.Minute)
 	}
 	answers := cache.NewMemoryStore(int64(c.Cache.Memory.MaxBytes))
 	for _, r := range c.Routes {
@@ -244,13 +252,16 @@ func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
 }
 
 func (s *setup) needsModel() bool {
-	byModel := func(p policy) bool { return p.by == "model" }
 	for _, policies := range s.plans {
-		if slices.ContainsFunc(policies, byModel) {
+		if byModel(policies) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(s.routes, func(r *route) bool { return r.model != "" || slices.ContainsFunc(r.policies, byModel) })
+	return slices.ContainsFunc(s.routes, func(r *route) bool { return r.model != "" || byModel(r.policies) })
+}
+
+func byModel(policies []policy) bool {
+	return slices.ContainsFunc(policies, func(p policy) bool { return p.by == "model" })
 }
 
 // labels are the closed sets that label values come from.

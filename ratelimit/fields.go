@@ -100,7 +100,7 @@ func policyItem(p *Policy) string {
 	b = append(b, ";q="...)
 	b = strconv.AppendInt(b, p.Quota, 10)
 	b = append(b, ";w="...)
-	b = strconv.AppendInt(b, max(1, ceilSeconds(p.Window)), 10)
+	b = strconv.AppendInt(b, ceilSeconds(p.Window), 10)
 	if u := p.unit(); u != Requests {
 		b = append(b, ";weir-unit="...)
 		b = appendString(b, u)

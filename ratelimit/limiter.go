@@ -69,10 +69,6 @@ func New(o Options) (*Limiter, error) {
 				p.Name = fmt.Sprintf("default-%d", i+1)
 			}
 		}
-		if p.Concurrent > 0 {
-			errs = append(errs, fmt.Errorf("ratelimit: policies[%d]: %d concurrent: not yet supported", i, p.Concurrent))
-			continue
-		}
 		name := [3]string{p.Scope, p.Name, p.unit()}
 		if names[name] {
 			errs = append(errs, fmt.Errorf("ratelimit: policies[%d]: %q: stands here twice and would share one count", i, p.Name))
@@ -110,11 +106,17 @@ func (l *Limiter) Take(ctx context.Context, key string, cost int64) ([]Take, err
 		return nil, Unavailable(err)
 	case err != nil:
 		return nil, nil
-	case !allowed:
-		return takes, Refusal(takes)
+	case allowed:
+		return takes, nil
 	}
-	return takes, nil
+	if p := Refusal(takes); p != nil {
+		return takes, p
+	}
+	return nil, Unavailable(errNoReason)
 }
+
+// errNoReason is the fault of a store, which refused and named no policy for it.
+var errNoReason = errors.New("ratelimit: the store took nothing, and every decision says allowed")
 
 // Middleware refuses requests that are over a policy with 429 and describes the
 // policies in the RateLimit fields of every answer. It has the form of

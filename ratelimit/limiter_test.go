@@ -226,7 +226,7 @@ func TestNewReportsEveryMistake(t *testing.T) {
 	}})
 	want := `ratelimit: policies[1]: "a": stands here twice and would share one count
 ratelimit: policies[2].quota: 0: want at least 1
-ratelimit: policies[3]: 3 concurrent: not yet supported`
+ratelimit: policies[3].concurrent: 3: not yet supported`
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}

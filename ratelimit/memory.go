@@ -11,7 +11,7 @@ import (
 )
 
 // DefaultKeys is how many counts a memory store has room for unless told.
-const DefaultKeys = 1 << 20
+const DefaultKeys = 1 << 17
 
 // MemoryStore keeps counts in one table of fixed size: 32 bytes for each count
 // that it has room for, allocated at once, never more. It needs no clean-up: a
@@ -79,8 +79,9 @@ func (s *MemoryStore) Take(_ context.Context, takes []Take, now time.Time) (bool
 		hash := s.hash(g, t.Key)
 		b := s.group(hash)
 		b.mu.Lock()
-		s.takeLocked(b, g.tag(hash), t, at)
+		c := s.takeLocked(b, g.tag(hash), t, at)
 		b.mu.Unlock()
+		s.count(c)
 		return t.Decision.Allowed, nil
 	}
 	return s.takeAll(takes, at), nil
@@ -88,8 +89,9 @@ func (s *MemoryStore) Take(_ context.Context, takes []Take, now time.Time) (bool
 
 // change remembers what a slot held before a take wrote to it.
 type change struct {
-	slot *slot
-	was  slot
+	slot    *slot
+	was     slot
+	evicted bool // was belongs to somebody else, who is in debt
 }
 
 func (s *MemoryStore) takeAll(takes []Take, at time.Duration) bool {
@@ -109,6 +111,7 @@ func (s *MemoryStore) takeAll(takes []Take, at time.Duration) bool {
 		allowed = allowed && t.Decision.Allowed
 	}
 	if allowed {
+		s.count(changes[:len(takes)]...)
 		return true
 	}
 	for i := len(takes) - 1; i >= 0; i-- {
@@ -139,12 +142,24 @@ func (s *MemoryStore) Settle(_ context.Context, takes []Take, now time.Time) err
 		hash := s.hash(g, t.Key)
 		b, tag := s.group(hash), g.tag(hash)
 		b.mu.Lock()
-		full := g.settle(b.find(tag, at), at, t.Cost)
+		was := b.find(tag, at)
+		full := g.settle(was, at, t.Cost)
 		t.Decision = g.state(full, at, Decision{Allowed: true})
-		s.putLocked(b, tag, full, at)
+		if full != was { // nothing to write may not displace anybody
+			s.count(s.putLocked(b, tag, full, at))
+		}
 		b.mu.Unlock()
 	}
 	return nil
+}
+
+// count counts the evictions of changes that stay.
+func (s *MemoryStore) count(changes ...change) {
+	for i := range changes {
+		if changes[i].evicted {
+			s.evicted.Add(1)
+		}
+	}
 }
 
 func (s *MemoryStore) since(now time.Time) time.Duration { return max(0, now.Sub(s.start)) }
@@ -204,12 +219,10 @@ func (s *MemoryStore) putLocked(b *group, tag uint64, full, at time.Duration) ch
 			target, least = c, debt
 		}
 	}
-	was := *target
-	if target.full > at && target.tag>>scaleBits != tag>>scaleBits {
-		s.evicted.Add(1)
-	}
+	c := change{slot: target, was: *target}
+	c.evicted = target.full > at && target.tag>>scaleBits != tag>>scaleBits
 	*target = slot{tag: tag, full: full}
-	return change{slot: target, was: was}
+	return c
 }
 
 // debt is the part of the capacity that is used up, to within a factor of two.

@@ -119,3 +119,46 @@ func TestMemoryStoreTakesWithoutAllocating(t *testing.T) {
 		}
 	}
 }
+
+func TestMemoryStoreEvictsOnlyForWhatStays(t *testing.T) {
+	ctx, now := context.Background(), time.Now()
+	p := prepare(t, ratelimit.Policy{Name: "p", Quota: 10, Window: time.Hour})
+	q := prepare(t, ratelimit.Policy{Name: "q", Quota: 1, Window: time.Hour})
+	full := func() *ratelimit.MemoryStore {
+		s := ratelimit.NewMemoryStore(16)
+		for i := range 1000 {
+			if _, err := s.Take(ctx, []ratelimit.Take{{Policy: p, Key: strconv.Itoa(i), Cost: 10}}, now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return s
+	}
+	t.Run("not for units given back to who owes none", func(t *testing.T) {
+		s := full()
+		before := s.Evicted()
+		for i := range 100 {
+			if err := s.Settle(ctx, []ratelimit.Take{{Policy: p, Key: "r" + strconv.Itoa(i), Cost: -1}}, now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := s.Evicted() - before; n != 0 {
+			t.Errorf("%d blocked callers were forgotten", n)
+		}
+	})
+	t.Run("not for takes that another policy refuses", func(t *testing.T) {
+		s := full()
+		if allowed, err := s.Take(ctx, []ratelimit.Take{{Policy: q, Key: "v", Cost: 1}}, now); !allowed || err != nil {
+			t.Fatal(allowed, err)
+		}
+		before := s.Evicted()
+		for i := range 100 {
+			allowed, err := s.Take(ctx, []ratelimit.Take{{Policy: p, Key: "n" + strconv.Itoa(i), Cost: 1}, {Policy: q, Key: "v", Cost: 2}}, now)
+			if allowed || err != nil {
+				t.Fatal(allowed, err)
+			}
+		}
+		if n := s.Evicted() - before; n != 0 {
+			t.Errorf("%d evictions were counted for calls that took nothing", n)
+		}
+	})
+}

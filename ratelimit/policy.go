@@ -53,6 +53,9 @@ func (p Policy) Prepare() (*Policy, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
+	if p.Concurrent > 0 {
+		return nil, fmt.Errorf("concurrent: %d: not yet supported", p.Concurrent)
+	}
 	p.ready = newGauge(&p)
 	return &p, nil
 }
@@ -102,6 +105,8 @@ func (p Policy) Validate() error {
 		return nil
 	case p.Quota < 1:
 		return fmt.Errorf("quota: %d: want at least 1", p.Quota)
+	case p.Quota > maxInteger || p.Burst > maxInteger:
+		return fmt.Errorf("quota: %d, burst: %d: want at most %d: they stand in header fields", p.Quota, p.Burst, int64(maxInteger))
 	case p.Window < MinWindow || p.Window > MaxWindow:
 		return fmt.Errorf("window: %v: want from 1ms to 366d, for example 1m", p.Window)
 	case p.Quota > int64(p.Window):
@@ -114,6 +119,10 @@ func (p Policy) Validate() error {
 	}
 	return nil
 }
+
+// maxInteger is the largest integer of a structured field (RFC 9651, section
+// 3.3.1).
+const maxInteger = 999_999_999_999_999
 
 // maxDebt bounds burst*interval, so that no sum of it and a clock reading can
 // overflow 64 bits.

@@ -65,7 +65,9 @@ func TestPrepareRefusesWhatCannotBeCounted(t *testing.T) {
 		"burst: 1000000: comes back after":    {Quota: 1, Window: 24 * time.Hour, Burst: 1_000_000},
 		"name: \"a\\nb\": want printable":     {Name: "a\nb", Quota: 1, Window: time.Second},
 		"concurrent: 5: takes no quota":       {Concurrent: 5, Quota: 1},
-		"want at most one a nanosecond: 1000": {Quota: 1 << 62, Window: time.Second},
+		"want at most one a nanosecond: 1000": {Quota: 1 << 40, Window: time.Second},
+		"want at most 999999999999999: they":  {Quota: 1 << 62, Window: time.Second},
+		"concurrent: 20: not yet supported":   {Concurrent: 20},
 	} {
 		if _, err := p.Prepare(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", p, err, want)

@@ -41,7 +41,9 @@ type Target struct {
 	Transport http.RoundTripper
 }
 
-// Timeouts bound one exchange with a target. 0 means the default.
+// Timeouts bound one exchange with a target. 0 means the default. A handler in
+// this process is bound by them as far as it obeys its context: the exchange
+// lasts until it has returned.
 type Timeouts struct {
 	// Connect is the longest that a TCP or TLS handshake takes. Default 1s.
 	Connect time.Duration
@@ -248,6 +250,9 @@ func (p *Pool) Do(ctx context.Context, in *http.Request) (*http.Response, error)
 		_ = resp.Body.Close()
 		return nil, x.fail(ctx, errors.New("the target switched protocols unasked"))
 	}
+	if resp.Request == nil {
+		resp.Request = out
+	}
 	x.status, x.firstByte = resp.StatusCode, time.Since(x.started)
 	RemoveHopByHop(resp.Header)
 	resp.Body = &body{ReadCloser: resp.Body, exchange: x, caller: ctx}
@@ -258,12 +263,22 @@ func (p *Pool) Do(ctx context.Context, in *http.Request) (*http.Response, error)
 func (p *Pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	resp, err := p.Do(r.Context(), r)
 	if err != nil {
-		if problem, ok := errors.AsType[*weir.Problem](err); ok {
-			problem.ServeHTTP(w, r)
+		problem, ok := errors.AsType[*weir.Problem](err)
+		if !ok {
+			problem = weir.Ended(r.Context())
 		}
+		if problem == nil {
+			panic(http.ErrAbortHandler)
+		}
+		problem.ServeHTTP(w, r)
 		return
 	}
-	if _, err := p.Relay(w, resp, false); err != nil {
+	// A client that takes nothing must not hold the target's connection for ever.
+	out := http.NewResponseController(w)
+	if out.SetWriteDeadline(time.Now().Add(p.options.Timeouts.Total)) == nil {
+		defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection's next answer has its own
+	}
+	if err := p.Relay(w, resp, 0); err != nil {
 		// The client must not take what it has for the whole answer.
 		panic(http.ErrAbortHandler)
 	}

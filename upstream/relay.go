@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 )
 
 // copyBufferSize is how much of a body is read at once.
@@ -14,20 +15,24 @@ var errClientLeft = errors.New("upstream: the client left")
 
 // Relay writes resp to w and closes its body. Every byte is passed on as soon as
 // it is there: what can be read at once is written and flushed before the next is
-// waited for. It returns how many bytes of the body the client was sent.
+// waited for.
 //
-// With drain, a client that leaves does not end the reading: somebody else needs
-// the answer. An error then is the target's; otherwise it can be the client's,
-// too. In either case the client's copy is incomplete, and the server must end
-// the connection in a way that shows it: panic(http.ErrAbortHandler).
-func (p *Pool) Relay(w http.ResponseWriter, resp *http.Response, drain bool) (sent int64, err error) {
+// ahead is for an answer that others wait for, too: up to so many bytes are read
+// before this client takes them, so that it cannot keep the others waiting, and
+// the answer is read to its end even if this client leaves. With 0 the target is
+// read no faster than the client, as a stream should be.
+//
+// How long a client may take is the server's to say, with a write deadline. After
+// an error the client's copy is incomplete, and the server must end the connection
+// in a way that shows it: panic(http.ErrAbortHandler).
+func (p *Pool) Relay(w http.ResponseWriter, resp *http.Response, ahead int64) error {
 	defer func() { _ = resp.Body.Close() }() // read to its end or given up: no news
 	h := w.Header()
 	for name, values := range resp.Header {
 		h[name] = values
 	}
-	w.WriteHeader(resp.StatusCode)
 	out := http.NewResponseController(w)
+	w.WriteHeader(resp.StatusCode)
 	if resp.ContentLength < 0 {
 		// A stream may be silent for long before its first byte, but a client
 		// that has the head knows that it is served.
@@ -38,39 +43,51 @@ func (p *Pool) Relay(w http.ResponseWriter, resp *http.Response, drain bool) (se
 		buf = new([copyBufferSize]byte)
 	}
 	defer p.buffers.Put(buf)
-	left := false
+
+	n, err := resp.Body.Read(buf[:])
+	c := &client{w: w, out: out, length: resp.ContentLength}
+	var in io.Reader = resp.Body
+	if ahead > 0 && err == nil {
+		// A short answer was whole after one read. This one is not.
+		r := newReadAhead(resp.Body, ahead)
+		defer r.finish()
+		in = r
+	}
 	for {
-		n, readErr := resp.Body.Read(buf[:])
-		if n > 0 && !left {
-			m, writeErr := w.Write(buf[:n])
-			sent += int64(m)
-			if writeErr == nil && sent != resp.ContentLength {
-				// At the declared end the server flushes by itself.
-				writeErr = flush(out)
-			}
-			left = writeErr != nil
+		if n > 0 && !c.send(buf[:n]) {
+			return errClientLeft
 		}
-		switch {
-		case readErr == io.EOF:
+		if errors.Is(err, io.EOF) {
 			setTrailers(h, resp.Trailer)
-			if left {
-				return sent, errClientLeft
-			}
-			return sent, nil
-		case readErr != nil:
-			return sent, readErr
-		case left && !drain:
-			return sent, errClientLeft
+			return nil
 		}
+		if err != nil {
+			return err
+		}
+		n, err = in.Read(buf[:])
 	}
 }
 
-// flush sends what was written. A writer that cannot flush sends at its end.
-func flush(out *http.ResponseController) error {
-	if err := out.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
+// client is who an answer goes to.
+type client struct {
+	w      http.ResponseWriter
+	out    *http.ResponseController
+	length int64 // declared; negative: none
+	sent   int64
+}
+
+// send writes p and has it sent; false means that the client took no more.
+func (c *client) send(p []byte) bool {
+	n, err := c.w.Write(p)
+	c.sent += int64(n)
+	if err != nil {
+		return false
 	}
-	return nil
+	if c.sent == c.length { // at the declared end the server flushes by itself
+		return true
+	}
+	err = c.out.Flush()
+	return err == nil || errors.Is(err, http.ErrNotSupported) // who cannot flush sends at the end
 }
 
 func setTrailers(h, trailer http.Header) {
@@ -81,3 +98,72 @@ func setTrailers(h, trailer http.Header) {
 
 // ClientLeft reports whether err, from Relay, says that the client took no more.
 func ClientLeft(err error) bool { return errors.Is(err, errClientLeft) }
+
+// readAhead reads a body as fast as it comes and keeps what its reader has not
+// taken, up to a bound.
+type readAhead struct {
+	max  int64
+	done sync.WaitGroup // the goroutine that reads
+
+	mu        sync.Mutex // guards all below
+	changed   sync.Cond
+	unread    []byte
+	err       error // why no more comes
+	abandoned bool  // nobody takes any more: read on, keep nothing
+}
+
+func newReadAhead(body io.Reader, ahead int64) *readAhead {
+	r := &readAhead{max: ahead}
+	r.changed.L = &r.mu
+	r.done.Go(func() { r.fill(body) })
+	return r
+}
+
+func (r *readAhead) fill(body io.Reader) {
+	buf := make([]byte, copyBufferSize)
+	for {
+		n, err := body.Read(buf)
+		r.mu.Lock()
+		for int64(len(r.unread)) >= r.max && !r.abandoned {
+			r.changed.Wait()
+		}
+		if !r.abandoned {
+			r.unread = append(r.unread, buf[:n]...)
+		}
+		r.err = err
+		r.changed.Signal()
+		r.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Read implements io.Reader.
+func (r *readAhead) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.unread) == 0 && r.err == nil {
+		r.changed.Wait()
+	}
+	n := copy(p, r.unread)
+	r.unread = r.unread[n:]
+	if len(r.unread) == 0 {
+		r.unread = nil
+	}
+	r.changed.Signal()
+	if n > 0 {
+		return n, nil
+	}
+	return 0, r.err
+}
+
+// finish reads the body to its end and waits for that.
+func (r *readAhead) finish() {
+	r.mu.Lock()
+	r.abandoned = true
+	r.unread = nil
+	r.changed.Signal()
+	r.mu.Unlock()
+	r.done.Wait()
+}

@@ -35,6 +35,12 @@ func outgoing(ctx context.Context, in *http.Request, base *url.URL) *http.Reques
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = nil // or the transport would invent one
 	}
+	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if v, ok := out.Header[name]; ok { // by this spelling http.Transport would send a POST twice
+			delete(out.Header, name)
+			out.Header[strings.ToLower(name)] = v
+		}
+	}
 	forwarded(out.Header, in)
 	return out.WithContext(ctx)
 }

@@ -2,6 +2,7 @@ package upstream_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -668,3 +669,119 @@ func TestDoNeverHidesTheCallersOwnEnd(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestARequestWhoseTimeIsOverIs504(t *testing.T) {
+	pool, err := upstream.New(upstream.Options{Targets: []upstream.Target{{URL: backend(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	timed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 50*time.Millisecond)
+		defer cancel()
+		pool.ServeHTTP(w, r.WithContext(ctx))
+	}))
+	defer timed.Close()
+	resp, err := client(t).Get(timed.URL)
+	if code, body := read(t, resp, err); code != 504 || !strings.Contains(body, "time ran out") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+func TestAPostIsNotSentAgainForItsIdempotencyKey(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var posts atomic.Int64
+	var key atomic.Value
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				in := bufio.NewReader(c)
+				for {
+					r, err := http.ReadRequest(in)
+					if err != nil {
+						return
+					}
+					if r.Method == "POST" { // dies while it works
+						posts.Add(1)
+						key.Store(r.Header.Get("Idempotency-Key"))
+						return
+					}
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
+	url, _ := front(t, upstream.Options{}, "http://"+l.Addr().String())
+	c := client(t)
+	resp, err := c.Get(url) // so that the POST goes out on a connection that is used again
+	read(t, resp, err)
+	r, _ := http.NewRequest("POST", url, nil)
+	r.Header.Set("Idempotency-Key", "k")
+	if code, _ := read2(t, c, r); code != 502 || posts.Load() != 1 || key.Load() != "k" {
+		t.Errorf("%d after %d attempts with key %q", code, posts.Load(), key.Load())
+	}
+}
+
+func TestRelayReadsAheadForOthers(t *testing.T) {
+	const size = 1 << 20
+	target := backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		for range size / 1024 {
+			_, _ = w.Write(bytes.Repeat([]byte("x"), 1024))
+		}
+	})
+	pool, err := upstream.New(upstream.Options{Targets: []upstream.Target{{URL: target}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	for _, ahead := range []int64{0, 100, 4096, 2 * size} {
+		t.Run(fmt.Sprint(ahead, " bytes: every byte arrives, in order"), func(t *testing.T) {
+			resp, err := pool.Do(t.Context(), httptest.NewRequest("GET", "/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := httptest.NewRecorder()
+			if err := pool.Relay(w, resp, ahead); err != nil || w.Body.Len() != size || strings.Trim(w.Body.String(), "x") != "" {
+				t.Errorf("%d bytes, %v", w.Body.Len(), err)
+			}
+		})
+		t.Run(fmt.Sprint(ahead, " bytes: a client that leaves"), func(t *testing.T) {
+			resp, err := pool.Do(t.Context(), httptest.NewRequest("GET", "/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var read atomic.Int64
+			resp.Body = countedBody{resp.Body, &read}
+			err = pool.Relay(leaves{httptest.NewRecorder()}, resp, ahead)
+			if !upstream.ClientLeft(err) || (read.Load() == size) != (ahead > 0) {
+				t.Errorf("%v after %d bytes were read", err, read.Load())
+			}
+		})
+	}
+}
+
+type countedBody struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (b countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n.Add(int64(n))
+	return n, err
+}
+
+// leaves is a client that has left.
+type leaves struct{ http.ResponseWriter }
+
+func (leaves) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
