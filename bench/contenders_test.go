@@ -63,12 +63,12 @@ func few() []contender {
 	})
 }
 
-// sized are weir with a table for 131,072 callers in place of the default of a
-// million: what an operator with 100,000 callers can choose.
+// sized are weir with a table for a million callers, as the gateway has, in place
+// of the default of 131,072.
 func sized() []contender {
 	return []contender{
-		{"weir-131072", weirStore(1<<17, false)},
-		{"weir-131072-now", weirStore(1<<17, true)},
+		{"weir-1M", weirStore(1<<20, false)},
+		{"weir-1M-now", weirStore(1<<20, true)},
 	}
 }
 

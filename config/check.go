@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/inferweir/weir/auth"
 )
 
 // check reports what is wrong although every value by itself has the right
@@ -177,6 +179,41 @@ func (k *checker) callers(c *Config) {
 			k.fail(fmt.Sprintf("callers.keys[%d].key", i), fmt.Sprintf("the same key as callers.keys[%d]: want one of its own", at))
 		} else {
 			seen[key.Key] = i
+		}
+	}
+	k.identification(c.Callers)
+}
+
+// identification lets auth judge what only it knows: which names and keys it can
+// tell apart.
+func (k *checker) identification(c Callers) {
+	keys := make([]auth.Key, len(c.Keys))
+	for i, key := range c.Keys {
+		keys[i] = auth.Key{Caller: key.Caller, Key: key.Key, Plan: key.Plan}
+	}
+	_, err := auth.New(auth.Options{
+		Identify:       c.Identify,
+		Require:        c.Require,
+		TrustedProxies: c.TrustedProxies,
+		Header:         c.Header,
+		PrefixV4:       c.IPPrefix.V4,
+		PrefixV6:       c.IPPrefix.V6,
+		Keys:           keys,
+	})
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return
+	}
+	for _, e := range joined.Unwrap() {
+		// Its messages begin with the place: keys[0] (caller "a"): the key is ...
+		place, want, _ := strings.Cut(e.Error(), ": ")
+		place, _, _ = strings.Cut(place, " ")
+		path := "callers." + place
+		if n, exact := k.nodes[path]; exact && n.scalar {
+			want = strings.TrimPrefix(strings.TrimPrefix(want, n.value+": "), strconv.Quote(n.value)+": ")
+		}
+		if above := parent(path); k.clean(path) && (!strings.HasSuffix(above, "]") || k.clean(above)) { // or it is said already
+			k.fail(path, want)
 		}
 	}
 }

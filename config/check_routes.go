@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/inferweir/weir/ratelimit"
 )
 
 // existing lists the names of a mapping for a message.
@@ -135,7 +137,18 @@ func (k *checker) routes(c *Config) {
 			k.fail(path+".upstream", "unknown upstream: "+existing(c.Upstreams, "upstreams"))
 		}
 		k.policies(path+".policies", r.Policies)
+		k.number(path+".policies", r.Policies, c.Plans)
 		k.routeCache(path+".cache", r.Cache, c.Cache)
+	}
+}
+
+// number bounds how many policies one request may meet.
+func (k *checker) number(path string, policies []Policy, plans map[string]Plan) {
+	for _, name := range slices.Sorted(maps.Keys(plans)) {
+		if n := len(policies) + len(plans[name].Policies); n > ratelimit.MaxTakes {
+			k.fail(path, fmt.Sprintf("%d policies together with those of plan %s: want at most %d", n, shownKey(name), ratelimit.MaxTakes))
+			return
+		}
 	}
 }
 
