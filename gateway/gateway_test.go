@@ -312,7 +312,7 @@ func TestIdenticalRequestsRunOnce(t *testing.T) {
 	for c.calls.Load() == 0 { // wait until the model runs
 		<-time.After(time.Millisecond)
 	}
-	<-time.After(50 * time.Millisecond) // let most of them join; the rest find it stored
+	<-time.After(100 * time.Millisecond) // let most of them join; the rest find it stored
 	close(release)
 	wg.Wait()
 	close(statuses)
@@ -675,7 +675,7 @@ func TestClientsThatLeave(t *testing.T) {
 		for w.metric(`weir_gateway_requests_in_flight{route="all"}`) != "2" {
 			<-time.After(time.Millisecond)
 		}
-		<-time.After(20 * time.Millisecond) // from being in flight to waiting
+		<-time.After(100 * time.Millisecond) // from being in flight to waiting
 		leave()
 		<-leader
 		if a := <-follower; a.status != 200 || a.body != "the answer" || a.header.Get("Cache-Status") != "weir; fwd=miss; collapsed" {

@@ -217,7 +217,7 @@ func TestFollowersAreToldWhenToComeBack(t *testing.T) {
 	for w.metric(`weir_gateway_requests_in_flight{route="all"}`) != "2" {
 		<-time.After(time.Millisecond)
 	}
-	<-time.After(20 * time.Millisecond) // from being in flight to waiting
+	<-time.After(100 * time.Millisecond) // from being in flight to waiting
 	close(release)
 	wg.Wait()
 	if len(arrived) != 0 {
