@@ -32,7 +32,9 @@ func duplicates(t *testing.T, body []byte) (found bool, depth int, certain bool)
 		inName bool
 	}
 	levels, certain := []level{{}}, true
-	for d := json.NewDecoder(bytes.NewReader(body)); ; {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber() // or it would stop at a number that no float64 holds
+	for {
 		token, err := d.Token()
 		if err != nil {
 			break
