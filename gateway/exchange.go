@@ -216,8 +216,8 @@ func (x *exchange) samples() bool {
 		// What is no JSON has no temperature; what only some read as JSON may.
 		return bytes.HasPrefix(bytes.TrimLeft(x.body, "\ufeff \t\r\n"), []byte("{"))
 	}
-	temperature, isNumber := found[0].Float()
-	return isNumber && temperature != 0 && found[1].Kind() != jsonscan.Number
+	temperature, fits := found[0].Float()
+	return found[0].Kind() == jsonscan.Number && (temperature != 0 || !fits) && found[1].Kind() != jsonscan.Number
 }
 
 func (x *exchange) setCache(status, result string) { x.cacheStatus, x.cacheResult = status, result }
