@@ -399,6 +399,7 @@ func (x *exchange) fail(err error) {
 	}
 	if ctx := x.r.Context(); ctx.Err() != nil {
 		if p := weir.Ended(ctx); p != nil {
+			x.giveBack()
 			x.refuse(p)
 			return
 		}

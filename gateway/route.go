@@ -3,16 +3,16 @@ package gateway
 // route is the way of a request. Each step answers it, or refuses it with an
 // error, or leaves it to the next; the comments name the refusals.
 func (x *exchange) route() error {
-	if err := x.match(); err != nil { // 400, 404, 405, 414, 431, 501
+	if err := x.match(); err != nil { // 400, 404, 405, 414, 431, 501, 505
 		return err
 	}
-	if err := x.authenticate(); err != nil { // 401
+	if err := x.authenticate(); err != nil { // 400, 401
 		return err
 	}
-	if err := x.readBody(); err != nil { // 408, 413
+	if err := x.readBody(); err != nil { // 400, 408, 413
 		return err
 	}
-	if err := x.choose(); err != nil { // 404, 413
+	if err := x.choose(); err != nil { // 400, 404, 413
 		return err
 	}
 	if x.chosen.config.Cache.ChargeHits {
