@@ -172,6 +172,9 @@ func (k *checker) callers(c *Config) {
 	case k.said("callers.header") && len(c.Callers.TrustedProxies) == 0 && k.clean("callers.trusted_proxies"):
 		k.fail("callers.header", "never matches: it is believed only from callers.trusted_proxies, which is empty")
 	}
+	if c.Callers.Require && len(c.Callers.Keys) == 0 && k.clean("callers.keys") && k.clean("callers.require") {
+		k.fail("callers.require", "would refuse everybody: want callers.keys with it")
+	}
 	seen := map[string]int{}
 	for i, key := range c.Callers.Keys {
 		k.key(fmt.Sprintf("callers.keys[%d]", i), key, c)

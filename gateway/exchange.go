@@ -133,7 +133,7 @@ func (x *exchange) readBody() error {
 	for _, rt := range x.candidates {
 		most = max(most, int64(rt.config.MaxBody))
 	}
-	body, err := readBody(x.w.ResponseWriter, x.r, most, int64(x.setup.config.Limits.BodyMinRate))
+	body, err := x.setup.bodies.read(x.w.ResponseWriter, x.r, most, int64(x.setup.config.Limits.BodyMinRate))
 	x.body, x.bodyRead = body, err == nil
 	return err
 }
@@ -216,8 +216,12 @@ func (x *exchange) samples() bool {
 		// What is no JSON has no temperature; what only some read as JSON may.
 		return bytes.HasPrefix(bytes.TrimLeft(x.body, "\ufeff \t\r\n"), []byte("{"))
 	}
-	temperature, fits := found[0].Float()
-	return found[0].Kind() == jsonscan.Number && (temperature != 0 || !fits) && found[1].Kind() != jsonscan.Number
+	temperature, isNumber := found[0].Float()
+	switch {
+	case found[0].Kind() <= jsonscan.Null, isNumber && temperature == 0, found[1].Kind() == jsonscan.Number:
+		return false
+	}
+	return true // a text, too: lenient servers take "0.7" for 0.7
 }
 
 func (x *exchange) setCache(status, result string) { x.cacheStatus, x.cacheResult = status, result }
@@ -426,6 +430,7 @@ func (x *exchange) refuse(p *weir.Problem) {
 
 // finish counts the request and writes its line of the log.
 func (x *exchange) finish() {
+	x.setup.bodies.release(x.body)
 	took := time.Since(x.started)
 	status := x.w.status
 	if status == 0 {

@@ -441,7 +441,7 @@ func TestSampledAnswersAreNotKept(t *testing.T) {
 	for _, only := range []string{"deterministic", "all"} {
 		w := start(t, strings.NewReplacer("ttl: 1m", "ttl: 1m, only: "+only, "5/minute", "50/minute").Replace(cached), &counted{})
 		for body, deterministic := range map[string]bool{
-			`{"temperature": 0.7}`: false, `{"temperature": 1e999}`: false, `{"temperature": 1, "seed": null}`: false,
+			`{"temperature": 0.7}`: false, `{"temperature": 1e999}`: false, `{"temperature": "0.7"}`: false, `{"temperature": 1, "seed": null}`: false,
 			`{"temperature": 0}`: true, `{"temperature": 0.7, "seed": 3}`: true, `{"temperature": null}`: true, `{"x": 1}`: true,
 		} {
 			want := "weir; fwd=miss; stored"

@@ -1,12 +1,8 @@
 package gateway
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -83,50 +79,6 @@ func problem(status int, format string, args ...any) *weir.Problem {
 	return &weir.Problem{Status: status, Detail: fmt.Sprintf(format, args...)}
 }
 
-// bodyGrace is how long a body may take before the minimum rate counts.
-const bodyGrace = 10 * time.Second
-
-// readBody reads the body of r, at most most bytes of it, at no less than rate
-// bytes a second (0: any) after the first seconds.
-func readBody(w http.ResponseWriter, r *http.Request, most, rate int64) ([]byte, error) {
-	if r.ContentLength > most {
-		return nil, bodyTooLarge(most)
-	}
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return nil, nil
-	}
-	conn := http.NewResponseController(w)
-	var body bytes.Buffer
-	if r.ContentLength > 0 {
-		// A length is a promise: do not pay for much of it in advance. The one
-		// byte more lets a reader find the end without growing the buffer.
-		body.Grow(int(min(r.ContentLength, 64<<10)) + bytes.MinRead)
-	}
-	in := http.MaxBytesReader(w, r.Body, most)
-	if rate > 0 {
-		in = &steadyReader{ReadCloser: in, conn: conn, rate: rate, started: time.Now()}
-	}
-	_, err := body.ReadFrom(in)
-	if err == nil {
-		_ = conn.SetReadDeadline(time.Time{}) // the watch for a client that leaves has none
-		return body.Bytes(), nil
-	}
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, bodyTooLarge(most)
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		p := problem(http.StatusRequestTimeout, "The body came more slowly than %d bytes a second.", rate)
-		p.Err = err
-		return nil, p
-	}
-	if r.Context().Err() != nil {
-		return nil, r.Context().Err()
-	}
-	p := problem(http.StatusBadRequest, "The body could not be read to its end.")
-	p.Err = err
-	return nil, p
-}
-
 // linger is how long a client whose request is refused may go on sending its body.
 const linger = time.Second
 
@@ -145,26 +97,4 @@ func refuseUnread(w http.ResponseWriter, r *http.Request) {
 	// Not every writer can; then the server does what it does.
 	_ = conn.EnableFullDuplex()
 	_ = conn.SetReadDeadline(time.Now().Add(linger))
-}
-
-func bodyTooLarge(most int64) *weir.Problem {
-	return problem(http.StatusRequestEntityTooLarge, "The body is larger than %d bytes.", most)
-}
-
-// steadyReader moves the connection's deadline on by what has been read.
-type steadyReader struct {
-	io.ReadCloser
-	conn    *http.ResponseController
-	rate    int64
-	started time.Time
-	read    int64
-}
-
-func (s *steadyReader) Read(p []byte) (int, error) {
-	earned := time.Duration(float64(s.read) / float64(s.rate) * float64(time.Second))
-	// Without deadlines, as in a test's recorder, any pace is accepted.
-	_ = s.conn.SetReadDeadline(s.started.Add(bodyGrace + earned))
-	n, err := s.ReadCloser.Read(p)
-	s.read += int64(n)
-	return n, err
 }

@@ -33,6 +33,7 @@ type setup struct {
 	upstreams map[string]*upstreamSetup
 	routes    []*route
 	counts    ratelimit.Store
+	bodies    bodies
 	// answerTimeout is how long a client may take for its request and answer
 	// together: longer than any upstream may.
 	answerTimeout time.Duration
@@ -98,7 +99,9 @@ func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
 		s.answerTimeout = max(s.answerTimeout, u.Timeouts.Total+time.Minute)
 	}
 	answers := cache.NewMemoryStore(int64(c.Cache.Memory.MaxBytes))
+	s.bodies.max = leastForBodies
 	for _, r := range c.Routes {
+		s.bodies.max = max(s.bodies.max, 2*int64(r.MaxBody))
 		add(s.buildRoute(r, answers))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -288,6 +291,7 @@ func (s *setup) exportGauges(m *telemetry.Metrics, answers *cache.MemoryStore) e
 	errs := []error{
 		m.GaugeFunc("weir_cache_bytes", "Bytes that cached answers take in memory.", func() float64 { return float64(answers.Stats().Bytes) }),
 		m.GaugeFunc("weir_cache_entries", "Cached answers in memory.", func() float64 { return float64(answers.Stats().Entries) }),
+		m.GaugeFunc("weir_gateway_body_bytes", "Bytes of request bodies in memory.", func() float64 { return float64(s.bodies.held.Load()) }),
 		m.CounterFunc("weir_cache_evictions_total", "Fresh answers that made room for others.", func() float64 { return float64(answers.Stats().Evictions) }),
 	}
 	if counts, ok := s.counts.(*ratelimit.MemoryStore); ok {

@@ -211,7 +211,7 @@ func ParsePolicy(s string) (Policy, error) {
 }
 
 func errPolicyForm() error {
-	return errors.New("want QUOTA [UNIT] per WINDOW, for example 5/minute, 100 per 1h, 200000 tokens/minute or 20 concurrent")
+	return errors.New("want QUOTA [UNIT] per WINDOW, for example 5/minute, 100 per 1h or 10 per 30s")
 }
 
 func parseUnit(s string) (string, error) {

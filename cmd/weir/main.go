@@ -37,6 +37,8 @@ func main() {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	// Nobody who reads the log or the metrics may end the process by going away.
+	signal.Ignore(syscall.SIGPIPE)
 	go func() { // ends with the process
 		<-signals
 		cancel()

@@ -208,6 +208,38 @@ func TestProcess(t *testing.T) {
 			logged(t, p.stderr.String())
 		})
 	}
+	t.Run("a hangup changes nothing, and says so", func(t *testing.T) {
+		t.Parallel()
+		m := newSlowModel(t)
+		p := start(t, m.config("10m"), weir)
+		done := m.ask(t, &p.running)
+		p.signal(t, syscall.SIGHUP)
+		eventually(t, "the log tells of the hangup", func() bool { return strings.Contains(p.stderr.String(), "reload is not yet supported") })
+		close(m.release)
+		if r := <-done; r.err != nil || r.Status != 200 {
+			t.Errorf("the running request = %+v, want 200", r)
+		}
+		p.signal(t, syscall.SIGTERM)
+		if status := p.wait(t); !status.Exited() || status.ExitStatus() != exitOK {
+			t.Errorf("ended with %v, want exit status %d", status, exitOK)
+		}
+	})
+	t.Run("a reader of the log that goes away does not end it", func(t *testing.T) {
+		t.Parallel()
+		m := newSlowModel(t)
+		close(m.release)
+		// The log goes to a program that reads nothing and ends.
+		p := start(t, m.config("10m"), "sh", "-c", `mkfifo "$1"; log="$1"; shift; : <"$log" & exec "$0" "$@" 2>"$log"`, weir, filepath.Join(t.TempDir(), "log"))
+		for range 5 {
+			if r := <-m.ask(t, &p.running); r.err != nil || r.Status != 200 {
+				t.Fatalf("a request after the log's reader has gone = %+v, want 200", r)
+			}
+		}
+		p.signal(t, syscall.SIGTERM)
+		if status := p.wait(t); !status.Exited() || status.ExitStatus() != exitOK {
+			t.Errorf("ended with %v, want exit status %d", status, exitOK)
+		}
+	})
 	t.Run("a signal without running requests ends it", func(t *testing.T) {
 		t.Parallel()
 		p := start(t, newSlowModel(t).config("10m"), weir)

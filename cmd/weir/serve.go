@@ -64,12 +64,9 @@ func (s *service) serve(ctx context.Context, stdout io.Writer) error {
 	go func() { ended <- s.operators.Serve(private) }()
 	introduce(stdout, s, public.Addr(), private.Addr())
 
-	var failed error
 	running := 2
-	select {
-	case <-ctx.Done():
-		s.gateway.Logger().Info("shutting down", "grace", s.config.ShutdownGrace.String())
-	case failed = <-ended:
+	stopped, failed := s.await(ctx, ended)
+	if stopped {
 		running--
 	}
 	s.shutDown()

@@ -409,7 +409,7 @@ routes:
 A caller of the default plan has 1 request in 1m30s.
 `+health)
 	f("of callers with keys has nothing to paste", `
-callers: {require: true}
+callers: {require: true, keys: [{caller: a, key: weir_a}]}
 tls: {cert: cert.pem, key: key.pem}
 upstreams: {models: {targets: ["builtin:"]}}
 routes:

@@ -3,8 +3,31 @@ package main
 import (
 	"context"
 	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 )
+
+// await waits until ctx ends, or one of the servers, and says whether that was a
+// server, and why. Operators will try whether a hangup reloads the configuration:
+// it does not yet, and must not end the process either.
+func (s *service) await(ctx context.Context, ended <-chan error) (stopped bool, err error) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-hangup:
+			s.gateway.Logger().Warn("hangup: reload is not yet supported, the configuration is unchanged")
+		case <-ctx.Done():
+			s.gateway.Logger().Info("shutting down", "grace", s.config.ShutdownGrace.String())
+			return false, nil
+		case err := <-ended:
+			return true, err
+		}
+	}
+}
 
 // shutDown lets running requests finish, for as long as the configuration says.
 // Operators can look on until the end.
