@@ -61,7 +61,6 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 	}
 	entry, storeErr := c.Get(r.Context(), key, wishes, now)
 	if entry != nil {
-		c.Privatize(w.Header())
 		ServeHit(w, r, entry, now)
 		return Event{Result: "hit"}, nil
 	}

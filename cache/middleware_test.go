@@ -815,3 +815,26 @@ func TestMiddlewareSeesFieldsThatOthersSetToo(t *testing.T) {
 		}
 	}
 }
+
+func TestMiddlewareKeepsOtherCachesFromSharing(t *testing.T) {
+	for share, want := range map[cache.Share]string{cache.ShareCaller: "private, max-age=60", cache.ShareAll: "public, max-age=60"} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newCache(t, cache.Options{Share: share}).Middleware(&origin{answer: func(w http.ResponseWriter, _ *http.Request) {
+				time.Sleep(time.Second)
+				w.Header().Set("Cache-Control", "public, max-age=60")
+				w.Header().Set("X-Other", "kept")
+			}})
+			get := func() { // a leader, a follower, then a hit
+				resp := ask(h, request("GET", "/", ""))
+				if got := resp.Header.Get("Cache-Control"); got != want || resp.Header.Get("X-Other") != "kept" {
+					t.Errorf("share %s: %s: Cache-Control %q, want %q", share, resp.Header.Get("Cache-Status"), got, want)
+				}
+			}
+			var wg sync.WaitGroup
+			wg.Go(get)
+			wg.Go(get)
+			wg.Wait()
+			get()
+		})
+	}
+}

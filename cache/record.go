@@ -192,6 +192,8 @@ func (rec *Recording) Finish() error {
 		Expires: now.Add(rec.cache.ttl(rec.status)),
 		Took:    now.Sub(rec.asked),
 	}
+	// In the entry, so that hits and followers are told what the first client is.
+	rec.cache.Privatize(e.Header)
 	e.ETag = strongETag(e.Status, rec.header, e.Body)
 	var err error
 	if rec.store && rec.cache.options.Complete(e) {
