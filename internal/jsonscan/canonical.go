@@ -26,7 +26,8 @@ import (
 // which decoders replace or keep as they like (a *SyntaxError). On an error the
 // result is dst as it was.
 //
-// A dst with room for twice the body is not reallocated.
+// A dst with room for twice the body is not reallocated. If it has that room and
+// ignore is not nil, AppendCanonical allocates as little as Find.
 func AppendCanonical(dst, body []byte, ignore *Paths, depth int) ([]byte, error) {
 	s := newScanner(body, depth)
 	at := nowhere
@@ -36,12 +37,18 @@ func AppendCanonical(dst, body []byte, ignore *Paths, depth int) ([]byte, error)
 			return dst, errors.New(`ignore: "": names the whole body: want a member, for example /user`)
 		}
 	}
-	base := len(dst)
-	s.canon = &canon{out: slices.Grow(dst, 2*len(body)), base: base}
-	if err := s.document(at); err != nil {
-		return dst, err
+	room := ignore.borrow()
+	s.names, s.unescaped, s.order = room.names[:0], room.unescaped[:0], room.order[:0]
+	s.canon = &room.canon
+	s.canon.reset(slices.Grow(dst, 2*len(body)), len(dst))
+	err := s.document(at)
+	if err == nil {
+		dst = s.canon.finish()
 	}
-	return s.canon.finish(), nil
+	s.canon.reset(nil, 0)
+	room.names, room.unescaped, room.order = s.names, s.unescaped, s.order
+	ignore.giveBack(room)
+	return dst, err
 }
 
 // canon is the output of a scan. The first pass writes every token in the order
@@ -76,6 +83,11 @@ type reordered struct {
 
 // mark is a state of canon to return to.
 type mark struct{ out, objects, pieces int }
+
+// reset makes c ready to write to out from base on. It keeps its lists.
+func (c *canon) reset(out []byte, base int) {
+	*c = canon{out: out, base: base, members: c.members[:0], objects: c.objects[:0], pieces: c.pieces[:0]}
+}
 
 func (c *canon) raw(b []byte) { c.out = append(c.out, b...) }
 

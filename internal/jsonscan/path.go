@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -17,10 +18,12 @@ const (
 )
 
 // Paths is a list of JSON pointers, ready to be looked up. It does not change,
-// and may be used by several goroutines at once. The zero value has no pointers.
+// and may be used by several goroutines at once; it must not be copied. The zero
+// value has no pointers.
 type Paths struct {
-	trie []node
-	n    int
+	trie    []node
+	n       int
+	scratch sync.Pool // of *scratch
 }
 
 // node is a place in a document that pointers end at or go through.
@@ -112,15 +115,21 @@ func (p *Paths) grow(at int32, step string) int32 {
 // the value is Missing. The values are parts of body, not copies.
 //
 // The whole body is checked as Check does it, with the same depth and the same
-// errors; on an error the result is values as it was. Find allocates once, for
-// bodies that are not unusual.
+// errors; on an error the result is values as it was. Find allocates nothing but
+// room for values if that lacks it, save for its first calls and after garbage
+// collections, and for bodies that are unusual.
 func (p *Paths) Find(values []Value, body []byte, depth int) ([]Value, error) {
 	s := newScanner(body, depth)
 	at := nowhere
 	if len(p.trie) > 0 {
 		s.trie, at = p.trie, root
 	}
-	if err := s.document(at); err != nil {
+	room := p.borrow()
+	s.names, s.unescaped = room.names[:0], room.unescaped[:0]
+	err := s.document(at)
+	room.names, room.unescaped = s.names, s.unescaped
+	p.giveBack(room)
+	if err != nil {
 		return values, err
 	}
 	for _, v := range s.spans[:p.n] {

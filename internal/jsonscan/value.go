@@ -48,12 +48,13 @@ func (k Kind) String() string {
 // Value is what a body has at a pointer, as it is written there. It stays valid
 // as long as the body is not changed. The zero Value is missing.
 type Value struct {
-	raw    []byte // valid JSON: only Find makes values
+	raw    []byte // valid JSON: only Find and Scanner make values
 	offset int
+	long   Kind // of a value that a Scanner did not keep, which has no raw
 }
 
 // Raw returns the value as it is written in the body: a part of it, not a copy,
-// so it must not be changed. It is nil if the value is missing.
+// so it must not be changed. It is nil if the value is missing, or TooLong.
 func (v Value) Raw() []byte { return v.raw }
 
 // Offset returns where in the body Raw begins, from 0: who wants the body with
@@ -64,7 +65,7 @@ func (v Value) Offset() int { return v.offset }
 // Kind tells what the value is.
 func (v Value) Kind() Kind {
 	if len(v.raw) == 0 {
-		return Missing
+		return v.long
 	}
 	switch v.raw[0] {
 	case 'n':
@@ -84,7 +85,7 @@ func (v Value) Kind() Kind {
 // Text returns the text of a string, unescaped, and whether the value is a
 // string. An escaped lone surrogate becomes U+FFFD, as in encoding/json.
 func (v Value) Text() (string, bool) {
-	if v.Kind() != String {
+	if v.Kind() != String || v.TooLong() {
 		return "", false
 	}
 	b := v.raw[1 : len(v.raw)-1]
@@ -102,7 +103,7 @@ func (v Value) Bool() (value, ok bool) {
 // Float returns the float64 nearest to a number. ok is false if the value is not
 // a number, or one too large for float64; one too small is 0.
 func (v Value) Float() (f float64, ok bool) {
-	if v.Kind() != Number {
+	if v.Kind() != Number || v.TooLong() {
 		return 0, false
 	}
 	f, err := strconv.ParseFloat(string(v.raw), 64)
@@ -127,6 +128,9 @@ var (
 func (v Value) Int() (int64, error) {
 	if v.Kind() != Number {
 		return 0, fmt.Errorf("%s: %w", v.Kind(), ErrNotInteger)
+	}
+	if v.TooLong() {
+		return 0, fmt.Errorf("a number of more than %d bytes: %w", MaxScanned, ErrNotInteger)
 	}
 	n, err := parseInt(v.raw)
 	if err != nil {
