@@ -41,6 +41,9 @@ type Problem struct {
 	RetryAfter time.Duration
 	// Violated names the policies that refused the request.
 	Violated []string
+	// Unit is what the first of them counts, for example "requests" or "tokens";
+	// "" where no policy refused. Some APIs name it in their errors.
+	Unit string
 	// Header holds further fields of the answer, such as Allow.
 	Header http.Header
 	// Err is the cause, for the log. It is never sent to the client.

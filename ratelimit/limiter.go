@@ -186,6 +186,7 @@ func Refusal(takes []Take) *weir.Problem {
 		Title:      "Quota exceeded",
 		RetryAfter: refused[0].Decision.RetryAfter, // the longest: all must have room
 		Violated:   names,
+		Unit:       refused[0].Policy.unit(),
 	}
 	p.Detail = "Request refused: " + refused[0].reason()
 	if p.RetryAfter > 0 {

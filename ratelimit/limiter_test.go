@@ -170,6 +170,9 @@ func TestRefusalSaysWhatWouldBeRight(t *testing.T) {
 			t.Errorf("\n got %s\nwant %s", p.Detail, want)
 		}
 	}
+	if unit := refuse(policy(t, "1000 tokens/minute"), 700, 800).Unit; unit != "tokens" {
+		t.Errorf("a refusal for tokens has the unit %q", unit)
+	}
 	never := refuse(policy(t, "10 per 30s"), 12)
 	h := http.Header{}
 	never.SetHeader(h)

@@ -162,3 +162,42 @@ func TestMemoryStoreEvictsOnlyForWhatStays(t *testing.T) {
 		}
 	})
 }
+
+func TestFullIsWhenNothingIsUsed(t *testing.T) {
+	ctx := context.Background()
+	for _, p := range []ratelimit.Policy{
+		{Name: "a", Quota: 10, Window: time.Minute},
+		{Name: "b", Quota: 7, Window: time.Second, Burst: 3},
+		{Name: "c", Quota: 200000, Window: time.Minute, Unit: "tokens"},
+		{Name: "d", Quota: 1, Window: 24 * time.Hour},
+	} {
+		policy := prepare(t, p)
+		store := ratelimit.NewMemoryStore(64)
+		takes := []ratelimit.Take{{Policy: policy, Key: "k"}}
+		peek := func(at time.Time) *ratelimit.Take {
+			t.Helper()
+			takes[0].Cost = 0
+			if _, err := store.Take(ctx, takes, at); err != nil {
+				t.Fatal(err)
+			}
+			return &takes[0]
+		}
+		now := time.Now()
+		if full := peek(now).Full(); full != 0 {
+			t.Errorf("%v: full in %v when nothing is used, want 0", p, full)
+		}
+		for _, cost := range []int64{1, takes[0].Burst() / 2, 2 * takes[0].Burst()} { // the last puts it into debt
+			takes[0].Cost = cost
+			if err := store.Settle(ctx, takes, now); err != nil {
+				t.Fatal(err)
+			}
+			full := peek(now).Full()
+			if left := peek(now.Add(full)).Decision; left.Remaining != takes[0].Burst() || left.Reset != 0 {
+				t.Errorf("%v: after %d, full in %v: %+v then, want all of it", p, cost, full, left)
+			}
+			if left := peek(now.Add(full - 1)).Decision; full > 0 && left.Remaining == takes[0].Burst() {
+				t.Errorf("%v: after %d, full in %v, and a nanosecond before it is, too", p, cost, full)
+			}
+		}
+	}
+}

@@ -23,6 +23,20 @@ type Take struct {
 	Decision Decision
 }
 
+// Burst is how many units t's policy admits at once: all that Decision.Remaining
+// can be.
+func (t *Take) Burst() int64 { return t.Policy.ready.burst }
+
+// Full is the time until nothing of the burst is used any more, as Decision found
+// it: 0 when nothing is. Decision.Reset is the time until there is one unit more.
+func (t *Take) Full() time.Duration {
+	used := t.Policy.ready.burst - t.Decision.Remaining
+	if used <= 0 {
+		return 0
+	}
+	return time.Duration(used-1)*t.Policy.ready.interval + t.Decision.Reset
+}
+
 // A Decision is what one policy says to one take.
 type Decision struct {
 	// Allowed says that this policy had the room. The units are taken only if
