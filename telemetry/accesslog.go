@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/inferweir/weir"
 )
 
 const (
@@ -43,6 +45,13 @@ type Entry struct {
 	Duration, FirstByte time.Duration
 	// QueueTime, UpstreamTime and CacheTime are the sums of a Timings.
 	QueueTime, UpstreamTime, CacheTime time.Duration
+	// Model is the model that answered, else the one that was asked for. Finish is
+	// why it stopped, in its API's own words.
+	Model, Finish string
+	// Usage is what the call used, in tokens. UsageEstimated says that Weir
+	// counted it, because the upstream did not say.
+	Usage          weir.Usage
+	UsageEstimated bool
 	// Cache is the value of Cache-Status, Policy the name of the policy that
 	// refused the request.
 	Cache, Policy string

@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/telemetry"
 )
 
@@ -28,6 +29,7 @@ func full() telemetry.Entry {
 		Status: 200, BytesIn: 512, BytesOut: 1 << 20,
 		Duration: 1234567 * time.Microsecond, FirstByte: 250 * time.Millisecond,
 		QueueTime: 1500 * time.Microsecond, UpstreamTime: 240 * time.Millisecond, CacheTime: 23 * time.Microsecond,
+		Model: "llama-3.1-8b", Finish: "stop", Usage: weir.Usage{Input: 1200, Cached: 1024, Output: 77}, UsageEstimated: true,
 		Cache: "weir; fwd=miss; stored", Policy: "pro", Error: "none", UserAgent: `curl/8 "x"`,
 	}
 }
@@ -59,7 +61,8 @@ func TestAccessLogLines(t *testing.T) {
 	f("has every member in a fixed order, without queries and passwords", full(),
 		`{"time":"2026-03-04T04:06:07.008Z","level":"INFO","msg":"request","request_id":"01ABC","caller":"key:alice","plan":"pro",`+
 			`"route":"chat","method":"POST","path":"/v1/chat/completions","status":200,"duration_ms":1234.567,"first_byte_ms":250,`+
-			`"upstream_ms":240,"queue_ms":1.5,"cache_ms":0.023,"cache":"weir; fwd=miss; stored","policy":"pro","error":"none",`+
+			`"upstream_ms":240,"queue_ms":1.5,"cache_ms":0.023,"cache":"weir; fwd=miss; stored","policy":"pro","model":"llama-3.1-8b",`+
+			`"input_tokens":1200,"cached_tokens":1024,"output_tokens":77,"usage_estimated":true,"finish":"stop","error":"none",`+
 			`"bytes_in":512,"bytes_out":1048576,"upstream":"llm","target":"http://10.0.0.1:8000/base","client":"203.0.113.7",`+
 			`"proto":"HTTP/1.1","user_agent":"curl/8 \"x\""}`)
 	f("leaves out what is empty", telemetry.Entry{Time: start},

@@ -41,6 +41,14 @@ func appendEntry(b []byte, e *Entry, level slog.Level) []byte {
 	b = appendDuration(b, `,"cache_ms":`, e.CacheTime)
 	b = appendString(b, `,"cache":`, e.Cache)
 	b = appendString(b, `,"policy":`, e.Policy)
+	b = appendString(b, `,"model":`, e.Model)
+	b = appendInt(b, `,"input_tokens":`, e.Usage.Input)
+	b = appendInt(b, `,"cached_tokens":`, e.Usage.Cached)
+	b = appendInt(b, `,"output_tokens":`, e.Usage.Output)
+	if e.UsageEstimated {
+		b = append(b, `,"usage_estimated":true`...)
+	}
+	b = appendString(b, `,"finish":`, e.Finish)
 	b = appendString(b, `,"error":`, hideQueries(e.Error))
 	b = appendInt(b, `,"bytes_in":`, e.BytesIn)
 	b = appendInt(b, `,"bytes_out":`, e.BytesOut)

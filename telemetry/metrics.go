@@ -68,6 +68,7 @@ type Metrics struct {
 	registry *prometheus.Registry
 	vecs     vectors
 	series   atomic.Pointer[series]
+	tokens   tokens
 
 	mu    sync.Mutex // guards changes of series, and functions
 	funcs map[string]*function
@@ -84,6 +85,7 @@ func NewMetrics(version string, l Labels) *Metrics {
 		}
 	}
 	m := &Metrics{registry: prometheus.NewRegistry(), vecs: newVectors(), funcs: map[string]*function{}}
+	m.tokens.models, m.tokens.series = map[string]bool{}, map[tokenKey]*tokenSeries{}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "weir_build_info",
 		Help:        "Always 1; the labels say what runs.",

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/telemetry"
 )
 
@@ -71,6 +72,14 @@ func TestMetricsCount(t *testing.T) {
 		`weir_gateway_request_duration_seconds_count{route="chat"} 3`,
 		`weir_gateway_requests_total{method="POST",route="chat",status="200"} 2`,
 		`weir_gateway_requests_total{method="POST",route="chat",status="429"} 1`)
+	f("counts tokens by route and model", func(m *telemetry.Metrics) {
+		m.Tokens("chat", "llama", weir.Usage{Input: 10, Cached: 4, Output: 3})
+		m.Tokens("chat", "llama", weir.Usage{Input: 1, Output: 2})
+		m.Tokens("nowhere", "", weir.Usage{Input: -5, Output: 7})
+	}, `weir_gateway_tokens_total{kind="cached",model="llama",route="chat"} 4`,
+		`weir_gateway_tokens_total{kind="input",model="llama",route="chat"} 11`,
+		`weir_gateway_tokens_total{kind="output",model="",route="other"} 7`,
+		`weir_gateway_tokens_total{kind="output",model="llama",route="chat"} 5`)
 	f("counts strange methods, statuses and routes as other", func(m *telemetry.Metrics) {
 		for _, status := range []int{-1, 0, 99, 600, 1 << 30} {
 			m.RequestStarted("nowhere")
@@ -186,6 +195,21 @@ func TestMetricsSeriesAreBounded(t *testing.T) {
 			t.Errorf("%d series of decisions, want %d", got, want)
 		}
 	})
+}
+
+func TestMetricsModelsAreBounded(t *testing.T) {
+	m := telemetry.NewMetrics("v1", labels())
+	for i := range 1000 {
+		m.Tokens("chat", fmt.Sprint("model-", i), weir.Usage{Output: 1})
+	}
+	m.Tokens("chat", strings.Repeat("x", 1000), weir.Usage{Output: 1})
+	got := counted(m)
+	if n := strings.Count(got, "\n"); n != 101 {
+		t.Errorf("%d series, want 100 models and other", n)
+	}
+	if want := `{kind="output",model="other",route="chat"} 901`; !strings.Contains(got, want) {
+		t.Errorf("series =\n%s\nwant %s", got, want)
+	}
 }
 
 func TestMetricsFunctions(t *testing.T) {

@@ -18,6 +18,7 @@ func buckets() []float64 {
 // vectors are the metrics with labels.
 type vectors struct {
 	requests, decisions, cache, calls  *prometheus.CounterVec
+	tokens                             *prometheus.CounterVec
 	inFlight                           *prometheus.GaugeVec
 	duration, firstByte, callsDuration *prometheus.HistogramVec
 }
@@ -42,6 +43,9 @@ func newVectors() vectors {
 			"What the cache did, once for each request of a caching route.", "route", "result"),
 		calls: counter("weir_upstream_requests_total",
 			"Calls to an upstream, every retry and hedge on its own.", "upstream", "result"),
+		tokens: counter("weir_gateway_tokens_total",
+			"Tokens that model calls used. Of the input, cached is the part that the model server had in its prefix cache.",
+			"route", "model", "kind"),
 		firstByte: histogram("weir_upstream_first_byte_seconds",
 			"Time from sending a call until the header of its answer.", "upstream"),
 		callsDuration: histogram("weir_upstream_duration_seconds",
@@ -50,7 +54,7 @@ func newVectors() vectors {
 }
 
 func (v *vectors) all() []prometheus.Collector {
-	return []prometheus.Collector{v.requests, v.duration, v.inFlight, v.decisions, v.cache, v.calls, v.firstByte, v.callsDuration}
+	return []prometheus.Collector{v.requests, v.duration, v.inFlight, v.decisions, v.cache, v.calls, v.tokens, v.firstByte, v.callsDuration}
 }
 
 // series are the resolved metrics of all label values. A stored one is never

@@ -1,0 +1,63 @@
+package telemetry
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/inferweir/weir"
+)
+
+// maxModels bounds the names of models over the life of a Metrics: they come from
+// requests and answers, and many servers repeat whatever name they are asked for.
+const maxModels = 100
+
+// tokens are the counters of weir_gateway_tokens_total that were used so far.
+type tokens struct {
+	mu     sync.RWMutex // guards all below
+	models map[string]bool
+	series map[tokenKey]*tokenSeries
+}
+
+type tokenKey struct{ route, model string }
+
+type tokenSeries struct{ input, cached, output prometheus.Counter }
+
+// Tokens counts what one model call of the route used. The first hundred models
+// have series of their own, the others are "other": count only calls that
+// succeeded, so that nobody fills the places with names of no model.
+func (m *Metrics) Tokens(route, model string, u weir.Usage) {
+	s := m.tokens.find(tokenKey{m.series.Load().route(route).name, clean(model)})
+	if s == nil {
+		s = m.tokens.add(m.vecs.tokens, tokenKey{m.series.Load().route(route).name, clean(model)})
+	}
+	s.input.Add(float64(max(u.Input, 0)))
+	s.cached.Add(float64(max(u.Cached, 0)))
+	s.output.Add(float64(max(u.Output, 0)))
+}
+
+func (t *tokens) find(key tokenKey) *tokenSeries {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.series[key]
+}
+
+func (t *tokens) add(vec *prometheus.CounterVec, key tokenKey) *tokenSeries {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.models[key.model] && len(t.models) >= maxModels || len(key.model) > maxString {
+		key.model = Other
+	} else {
+		t.models[key.model] = true
+	}
+	s := t.series[key]
+	if s == nil {
+		s = &tokenSeries{
+			input:  vec.WithLabelValues(key.route, key.model, "input"),
+			cached: vec.WithLabelValues(key.route, key.model, "cached"),
+			output: vec.WithLabelValues(key.route, key.model, "output"),
+		}
+		t.series[key] = s
+	}
+	return s
+}
