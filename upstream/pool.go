@@ -74,6 +74,11 @@ type Options struct {
 	MaxConnections, IdleConnections int
 	IdleTimeout                     time.Duration
 	Timeouts                        Timeouts
+	// Closed, if not nil, reads from an answer's status and fields for how long
+	// its target admits nothing more: 0 where it says nothing of the kind. Until
+	// then, but for a minute at most, other targets are chosen, as long as one of
+	// them is open. It must not block.
+	Closed func(status int, h http.Header) time.Duration
 	// Observe, if not nil, is told of every exchange at its end. It must not
 	// block.
 	Observe func(Event)
@@ -109,7 +114,13 @@ type target struct {
 	weight    int64
 	transport http.RoundTripper
 	inFlight  atomic.Int64
+	// closedUntil is the time, in Unix nanoseconds, until which it admits nothing.
+	closedUntil atomic.Int64
 }
+
+// maxClosed bounds how long one answer can keep a target from being chosen: what
+// it said may be wrong, or no longer true.
+const maxClosed = time.Minute
 
 // New checks the options and makes a Pool. Close it when it is no longer used.
 func New(o Options) (*Pool, error) {
@@ -205,6 +216,17 @@ func newTransport(o Options) *http.Transport {
 // exchange.
 func (p *Pool) Close() { p.transport.CloseIdleConnections() }
 
+// Closed is how many targets said that they admit nothing now.
+func (p *Pool) Closed() int {
+	n, now := 0, time.Now()
+	for _, t := range p.targets {
+		if !t.open(now) {
+			n++
+		}
+	}
+	return n
+}
+
 // InFlight is how many exchanges have not ended.
 func (p *Pool) InFlight() int64 {
 	var n int64
@@ -228,9 +250,10 @@ func (p *Pool) InFlight() int64 {
 // (all connections are busy) or 504 (too slow), or it wraps the error of ctx,
 // when that ended first.
 func (p *Pool) Do(ctx context.Context, in *http.Request) (*http.Response, error) {
-	t := p.balance.choose(p.targets)
+	now := time.Now()
+	t := p.balance.choose(p.targets, now)
 	t.inFlight.Add(1)
-	x := &exchange{pool: p, target: t, started: time.Now()}
+	x := &exchange{pool: p, target: t, started: now}
 	x.start(ctx)
 	x.connected.Store(t.transport != p.transport) // only our own tells when it is
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { x.connected.Store(true) }}
@@ -254,6 +277,11 @@ func (p *Pool) Do(ctx context.Context, in *http.Request) (*http.Response, error)
 		resp.Request = out
 	}
 	x.status, x.firstByte = resp.StatusCode, time.Since(x.started)
+	if p.options.Closed != nil {
+		if d := min(p.options.Closed(resp.StatusCode, resp.Header), maxClosed); d > 0 {
+			t.closedUntil.Store(time.Now().Add(d).UnixNano())
+		}
+	}
 	RemoveHopByHop(resp.Header)
 	resp.Body = &body{ReadCloser: resp.Body, exchange: x, caller: ctx}
 	return resp, nil
