@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"telemetry":         concepts,
 	"gateway":           append([]string{"redisstore", "database", "config", "telemetry"}, concepts...),
 	"builtin":           {},
+	"builtin/embedfile": {}, // makes the data file of one of its models
 	"rls":               {"ratelimit"},
 	"internal/admin":    {"gateway", "config", "database", "auth"},
 	"internal/loadtest": {},

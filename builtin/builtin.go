@@ -1,7 +1,9 @@
 // Package builtin holds the models that ship with Weir, so that a gateway
 // answers for real on a machine that has nothing else: the language of a text
-// (fastText's lid.176, 176 languages) and its sentiment (VADER, English). They
-// are small, run in process in pure Go, and read no file and no network.
+// (fastText's lid.176, 176 languages), its sentiment (VADER, English), what it is
+// about as a vector (GloVe), and a language model that tells very small stories
+// (weir-story). They are small, run in process in pure Go, and read no file and
+// no network.
 //
 // Models is an http.Handler with
 //
@@ -9,9 +11,15 @@
 //	POST /predict/sentiment   {"instances": ["text", …]}
 //	GET  /predict/language?text=…
 //	GET  /predict/sentiment?text=…
+//	POST /v1/chat/completions {"model": "weir-story", "messages": […]}
+//	POST /v1/embeddings       {"model": "weir-embed", "input": …}
+//	GET  /v1/models
+//	GET  /v1/models/{model}
 //
-// and has the same as Go methods. What each model is and is not, and what its
-// scores mean, is said at Models.Language and Models.Sentiment.
+// and has the same as Go methods. Those under /v1 have the form of OpenAI's API,
+// refusals too, so that its clients work with them. What each model is and is
+// not, and what its answers mean, is said at Models.Language, Models.Sentiment,
+// Models.Embed and Models.Story.
 package builtin
 
 import (
@@ -29,11 +37,14 @@ const languageModel = "models/lid176/lid.176.ftz"
 var files embed.FS
 
 // Models are the built-in models, loaded. They are safe for concurrent use and
-// hold about 2 MB, besides VADER's lexicon. Use New: the zero value has no
-// models in it.
+// hold about 2 MB, besides VADER's lexicon and what of the program's own file is
+// in memory; a chat takes up to 1 MB more while it is answered. Use New: the zero
+// value has no models in it.
 type Models struct {
 	language  *fastText
 	sentiment *govader.SentimentIntensityAnalyzer
+	embedding *embedding
+	story     *story
 }
 
 // Prediction is what a model says about one text.
@@ -56,7 +67,20 @@ func New() (*Models, error) {
 	if err != nil {
 		return nil, fmt.Errorf("builtin: %s: %w", languageModel, err)
 	}
-	return &Models{language: language, sentiment: govader.NewSentimentIntensityAnalyzer()}, nil
+	embedding, err := loadEmbedding(embedFile())
+	if err != nil {
+		return nil, fmt.Errorf("builtin: %s: %w", embedModelFile, err)
+	}
+	story, err := loadStory(storyData)
+	if err != nil {
+		return nil, fmt.Errorf("builtin: %s: %w", storyModelFile, err)
+	}
+	return &Models{
+		language:  language,
+		sentiment: govader.NewSentimentIntensityAnalyzer(),
+		embedding: embedding,
+		story:     story,
+	}, nil
 }
 
 // score brings p to what Prediction.Score promises.

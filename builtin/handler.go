@@ -30,10 +30,12 @@ const (
 	sentimentPath = "/predict/sentiment"
 )
 
-// ServeHTTP answers the paths in the package comment. A POST's body is a JSON
-// object with the one member instances, a list of texts, whatever its
-// Content-Type says (curl -d says form). The answer has one prediction for each
-// text, in their order:
+// ServeHTTP answers the paths in the package comment. Those under /v1 have
+// OpenAI's form, refusals too.
+//
+// Elsewhere a POST's body is a JSON object with the one member instances, a list
+// of texts, whatever its Content-Type says (curl -d says form). The answer has
+// one prediction for each text, in their order:
 //
 //	{"predictions":[{"label":"fr","score":0.931}]}
 //
@@ -42,6 +44,10 @@ const (
 // what would be right. When the request's context ends, so does the work, after
 // the text in hand.
 func (m *Models) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if isOpenAI(r.URL.Path) {
+		m.serveOpenAI(w, r)
+		return
+	}
 	answer, problem := m.answer(w, r)
 	if problem != nil {
 		problem.ServeHTTP(w, r)
@@ -86,7 +92,8 @@ func (m *Models) route(w http.ResponseWriter, r *http.Request) (func(string) Pre
 	default:
 		return nil, nil, &weir.Problem{
 			Status: http.StatusNotFound,
-			Detail: fmt.Sprintf("%s: want %s or %s, by POST or by GET with ?text=...", quote(r.URL.Path), languagePath, sentimentPath),
+			Detail: fmt.Sprintf("%s: want %s or %s, by POST or by GET with ?text=..., or %s, %s or %s",
+				quote(r.URL.Path), languagePath, sentimentPath, chatPath, embeddingsPath, modelsPath),
 		}
 	}
 	var texts []string

@@ -158,7 +158,7 @@ func TestRefusalsOfBodies(t *testing.T) {
 }
 
 func TestRefusalsOfQueriesPathsAndMethods(t *testing.T) {
-	const paths = "want /predict/language or /predict/sentiment, by POST or by GET with ?text=..."
+	const paths = "want /predict/language or /predict/sentiment, by POST or by GET with ?text=..., or /v1/chat/completions, /v1/embeddings or /v1/models"
 	wantRefusals(t, []refusal{
 		{"a query without text", "GET", "/predict/language", "", 400, "query: no text: want ?text=..., once for each text"},
 		{"HEAD without text", "HEAD", "/predict/language?txt=a", "", 400, ""},

@@ -1,0 +1,61 @@
+package builtin
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+)
+
+// apiError is a refusal of an OpenAI endpoint, in the form that OpenAI's clients
+// raise as an error of their own.
+type apiError struct {
+	status int
+	// param names the member of the body that is wrong, "" where it is none.
+	param string
+	// code is for programs, such as "model_not_found"; "" where there is none.
+	code string
+	// message says what is wrong and what would be right.
+	message string
+}
+
+// Error gives the text for people.
+func (e *apiError) Error() string { return e.message }
+
+// kind is the error's type in OpenAI's words.
+func (e *apiError) kind() string {
+	if e.status >= http.StatusInternalServerError {
+		return "server_error"
+	}
+	return "invalid_request_error"
+}
+
+// body is the error as a JSON object.
+func (e *apiError) body() []byte {
+	orNull := func(s string) *string {
+		if s == "" {
+			return nil
+		}
+		return &s
+	}
+	type inner struct {
+		Message string  `json:"message"`
+		Type    string  `json:"type"`
+		Param   *string `json:"param"`
+		Code    *string `json:"code"`
+	}
+	text, err := json.Marshal(map[string]inner{"error": {e.message, e.kind(), orNull(e.param), orNull(e.code)}})
+	if err != nil { // strings only: cannot happen
+		return fmt.Appendf(nil, `{"error":{"message":"","type":%q,"param":null,"code":null}}`, e.kind())
+	}
+	return text
+}
+
+func (e *apiError) write(w http.ResponseWriter) {
+	text := append(e.body(), '\n')
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(e.status)
+	_, _ = w.Write(text) // a client that has left needs no answer
+}
