@@ -1,0 +1,305 @@
+package dialect
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/internal/jsonscan"
+	"github.com/inferweir/weir/internal/sse"
+)
+
+// Outcome is what an answer told about itself.
+type Outcome struct {
+	// Usage is what the call used. It counts only if Known is set.
+	Usage weir.Usage
+	// Known says that the upstream reported the usage, or that it was counted
+	// from the deltas of a stream. It is not set for a JSON answer without usage,
+	// whose text is not looked at, nor for a stream that ended before its first
+	// delta: the estimate that was made of the request is then all there is.
+	// Where no model runs, as in Anthropic's count_tokens, none is known.
+	Known bool
+	// Estimated says that a part of Usage is a guess, because the upstream did
+	// not report it, or not yet when the stream was cut. Output is then the
+	// larger of the number of deltas and a quarter of their text's bytes, Input
+	// what Call.Estimate says.
+	Estimated bool
+	// Model is the model that answered, "" if unknown.
+	Model string
+	// Finish is the API's own reason for the end of choice 0: stop, length,
+	// tool_calls, end_turn, and so on; of OpenAI's responses the status, or why
+	// they are incomplete. "" if none was given.
+	Finish string
+	// Complete says that the whole answer has passed: a JSON body that is one
+	// whole value, a stream whose terminal event came and that reported no error,
+	// or a body that is not read and ended where its transport ended without an
+	// error.
+	Complete bool
+	// Err is the error that the upstream reported in its body or as an event of
+	// the stream: its type and code and its message, valid UTF-8, at most 300
+	// bytes. "" if it reported none, or in no form that is known.
+	Err string
+}
+
+// CutError says that a stream ended before its end. Read returns it after the
+// bytes of the error event: the client has been told. It comes without such an
+// event where the stream's own terminal event has passed, and only then the
+// transport failed: the client has everything, but it is no answer to keep.
+type CutError struct {
+	// Problem is what the client was told; never nil.
+	Problem *weir.Problem
+}
+
+// Error gives the problem's text for the log.
+func (e *CutError) Error() string { return "stream cut: " + e.Problem.Error() }
+
+// Unwrap returns the problem.
+func (e *CutError) Unwrap() error { return e.Problem }
+
+// errCut is of a stream that just stopped.
+func errCut(cause error) *CutError {
+	return &CutError{&weir.Problem{Status: http.StatusBadGateway, Detail: "The upstream's stream ended before its end.", Err: cause}}
+}
+
+// answerForm is how the answers of an endpoint look.
+type answerForm struct {
+	whole  *reading // of a JSON answer; nil: it is not read
+	event  *reading // of one event of a stream; nil: streams are not followed
+	lines  bool     // streams are lines of JSON and not server-sent events
+	done   bool     // "data: [DONE]" ends a stream
+	end    ending
+	chunks bool // events are OpenAI's chunks, from which usage can be stripped
+	free   bool // the call uses no tokens, and says nothing about it
+}
+
+// ending says how a stream may end if its transport ends without an error and
+// no terminal event has come.
+type ending uint8
+
+const (
+	endTerminal ending = iota // not at all
+	endChoices                // if every choice has its finish reason: some servers send no [DONE]
+	endClean                  // so: there is no terminal event, or not always
+)
+
+// reading is which members of a JSON object are looked at, and how.
+type reading struct {
+	paths *jsonscan.Paths
+	// take is given the values of errorPointers and then those of the reading.
+	take func(t *tally, v []jsonscan.Value)
+}
+
+func reads(take func(*tally, []jsonscan.Value), pointers ...string) *reading {
+	return &reading{mustCompile(append(errorPointers(), pointers...)...), take}
+}
+
+// mode is what is done to a body.
+type mode uint8
+
+const (
+	unread   mode = iota // it passes
+	opaque               // it passes, and is a stream whose end cannot be seen
+	whole                // it passes, and its members are read
+	followed             // it is read event by event
+)
+
+// Answer follows an answer while it passes. Its methods and those of the body are
+// for one goroutine at a time.
+type Answer struct {
+	endpoint *endpoint
+	form     *answerForm
+	mode     mode
+	status   int
+	depth    int
+	strip    bool
+	prompt   int64 // estimated tokens
+	complete bool
+
+	tally  tally
+	values []jsonscan.Value // kept for its memory
+}
+
+// Answer prepares to follow the answer to the call. h is its header: an encoded
+// answer is not read, and neither is one of an unknown endpoint. If the answer is
+// a stream that is followed, the fields that say how long it is or what its bytes
+// are leave h, because an error event may have to be added and usage that the
+// client did not ask for removed; see also Resizes.
+func (c *Call) Answer(status int, h http.Header) *Answer {
+	a := &Answer{endpoint: c.endpoint, status: status, depth: c.depth, prompt: c.Estimate.Input, tally: newTally()}
+	if c.endpoint == nil || c.endpoint.answers == nil {
+		return a
+	}
+	a.form = c.endpoint.answers
+	a.mode = a.form.mode(status, h, c.Stream)
+	if a.mode != followed {
+		return a
+	}
+	a.strip = c.usageInjected && a.form.chunks
+	for _, name := range []string{"Content-Length", "Etag", "Content-Md5", "Digest", "Content-Digest", "Repr-Digest"} {
+		delete(h, name)
+	}
+	return a
+}
+
+func (f *answerForm) mode(status int, h http.Header, stream bool) mode {
+	if status < 200 || status == http.StatusNoContent || status == http.StatusNotModified || h.Get("Content-Length") == "0" {
+		return unread
+	}
+	success := status < 300
+	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	json := media == "" || media == "application/json" || strings.HasSuffix(media, "+json")
+	var streams bool
+	if f.event != nil && f.lines {
+		streams = success && (media == "application/x-ndjson" || json && stream)
+	} else if f.event != nil {
+		streams = media == "text/event-stream"
+	}
+	encoding := strings.Join(h["Content-Encoding"], ",")
+	switch encoded := encoding != "" && !strings.EqualFold(encoding, "identity"); {
+	case streams && encoded && f.end != endClean:
+		return opaque
+	case encoded:
+		return unread
+	case streams:
+		return followed
+	case f.whole != nil && (json || f.lines && media == "application/x-ndjson"):
+		return whole
+	}
+	return unread
+}
+
+// Streams reports whether the answer is a stream of events or lines that is being
+// followed. One that is only passed on, encoded or of an unknown endpoint, is not.
+func (a *Answer) Streams() bool { return a.mode == followed }
+
+// Resizes reports whether the body may become longer or shorter on its way. The
+// length of the answer is then unknown: set http.Response.ContentLength to -1.
+func (a *Answer) Resizes() bool { return a.mode == followed }
+
+// Body returns what the client gets of body. Every byte passes as it came, but
+// for usage that only Weir asked for. What is complete can be read at once: a
+// Read returns all events that came together, and waits for no other. Close
+// closes body. Call it once.
+//
+// A followed stream ends in one of four ways. After its terminal event, or an
+// error that the upstream itself reported in it, Read returns io.EOF, or a
+// *CutError if the transport then failed. If the transport ends earlier, with
+// io.EOF, io.ErrUnexpectedEOF or an error that has a *weir.Problem in it, the
+// incomplete event that was held is dropped, an error event in the form of the
+// API is added, and then comes a *CutError. Any other error, such as the
+// client's own cancelled context, is returned as it is and nothing is added.
+func (a *Answer) Body(body io.ReadCloser) io.ReadCloser {
+	if body == http.NoBody && a.mode != unread { // the answer to HEAD
+		a.mode = unread
+	}
+	switch a.mode {
+	case followed:
+		f := &follower{answer: a, body: body}
+		if a.form.lines {
+			f.cut = &lineCutter{}
+		} else {
+			f.cut = &sse.Splitter{}
+		}
+		return f
+	case whole:
+		return &wholeBody{answer: a, body: body, scanner: a.form.whole.paths.NewScanner(a.depth)}
+	}
+	return &passingBody{answer: a, body: body}
+}
+
+// Outcome returns what is known so far. It is final once Read has returned an
+// error.
+func (a *Answer) Outcome() Outcome {
+	t := &a.tally
+	o := Outcome{Model: t.model, Finish: t.finish, Err: t.err, Complete: a.complete}
+	if a.mode == followed {
+		o.Complete = t.ended && !t.failed
+	}
+	t.use(&o, a.prompt)
+	if a.form != nil && a.form.free && a.complete && a.status < 300 {
+		o.Known = true
+	}
+	return o
+}
+
+// passingBody is a body that is not read.
+type passingBody struct {
+	answer *Answer
+	body   io.ReadCloser
+}
+
+func (b *passingBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if err == io.EOF {
+		b.answer.complete = b.answer.mode != opaque
+	}
+	return n, err
+}
+
+func (b *passingBody) Close() error { return b.body.Close() }
+
+// wholeBody is a JSON body, of any size: it is not kept.
+type wholeBody struct {
+	answer  *Answer
+	body    io.ReadCloser
+	scanner *jsonscan.Scanner
+	over    bool
+}
+
+func (b *wholeBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if b.over {
+		return n, err
+	}
+	// A body that is no JSON passes like any other: the scanner keeps its error.
+	_, _ = b.scanner.Write(p[:n])
+	if err != nil {
+		b.over = true
+		b.finish(err)
+	}
+	return n, err
+}
+
+func (b *wholeBody) finish(err error) {
+	a := b.answer
+	values, invalid := b.scanner.Values(nil)
+	a.complete = invalid == nil && err == io.EOF
+	if len(values) > 0 {
+		a.tally.failure(values, a.status >= 400)
+		a.form.whole.take(&a.tally, values)
+	}
+}
+
+func (b *wholeBody) Close() error { return b.body.Close() }
+
+// event reads one event of a stream. name is its type, of lines of JSON "". The
+// values are those of the form's reading, nil if data is no JSON; they are valid
+// until the next call. ok says that data is whole, as far as that can be seen.
+func (a *Answer) event(name, data []byte) (values []jsonscan.Value, ok bool) {
+	t := &a.tally
+	failed := string(name) == "error"
+	if a.form.done && isDone(data) {
+		t.ended = true
+		return nil, true
+	}
+	values, err := a.form.event.paths.Find(a.values[:0], data, a.depth)
+	if err != nil {
+		if failed {
+			t.fail("", string(data[:min(len(data), 2*maxErr)]))
+		}
+		// Something else than JSON that is complete passes, and is not understood.
+		return nil, !errors.As(err, new(*jsonscan.SyntaxError))
+	}
+	a.values = values
+	t.failure(values, failed)
+	a.form.event.take(t, values)
+	return values, true
+}
+
+// isDone reports whether data is OpenAI's mark of the end.
+func isDone(data []byte) bool {
+	return len(data) >= 6 && len(data) < 16 && strings.TrimSpace(string(data)) == "[DONE]"
+}

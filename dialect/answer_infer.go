@@ -1,0 +1,38 @@
+package dialect
+
+import "github.com/inferweir/weir/internal/jsonscan"
+
+// The pointers of inferAnswers and inferStreamAnswers: KServe and Triton name the
+// model, TGI tells what it used if it was asked for details.
+func inferPointers() []string {
+	return []string{"/model_name", "/details/finish_reason", "/details/input_length", "/details/generated_tokens"}
+}
+
+func takeInfer(t *tally, v []jsonscan.Value) {
+	v = v[errorValues:]
+	t.answeredBy(v[0])
+	t.finishedBy(v[1])
+	raise(&t.input, v[2])
+	t.produced(v[3])
+}
+
+// inferAnswers are those of KServe v1 and v2 and of TensorFlow Serving, and of
+// generate. They count no tokens, TGI's apart.
+func inferAnswers() *answerForm { return &answerForm{whole: reads(takeInfer, inferPointers()...)} }
+
+// inferStreamAnswers are those of generate_stream: Triton's events of text_output
+// end without a mark, and TGI's with the one that has generated_text.
+func inferStreamAnswers() *answerForm {
+	event := func(t *tally, v []jsonscan.Value) {
+		t.texts(v[errorValues+5:])
+		takeInfer(t, v)
+		if v[errorValues+4].Kind() == jsonscan.String {
+			t.ended = true
+		}
+	}
+	return &answerForm{
+		whole: reads(takeInfer, inferPointers()...),
+		event: reads(event, append(inferPointers(), "/generated_text", "/text_output", "/token/text")...),
+		end:   endClean,
+	}
+}

@@ -1,0 +1,239 @@
+package dialect
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limit is what one API says about one of its limits.
+type Limit struct {
+	// Unit is requests, tokens, input_tokens or output_tokens.
+	Unit string
+	// Quota is how many there are at most; 0 where it is not told. Remaining is
+	// how many are left. Neither is negative.
+	Quota, Remaining int64
+	// Full is the time until nothing is used any more; 0 where nothing is, or
+	// where it is not told. Of RateLimit and X-RateLimit-Reset, which know no
+	// such time, it is the time until there is more.
+	Full time.Duration
+}
+
+const (
+	// maxCount is the largest number of a structured field (RFC 9651, section
+	// 3.3.1). Larger ones are no count of anything.
+	maxCount = 999_999_999_999_999
+	// maxFull is the longest time until a quota is full: beyond a year, a
+	// number is a mistake, or a date.
+	maxFull = 366 * 24 * time.Hour
+)
+
+// limitFields are the names of the fields that describe one limit, as http.Header
+// keys.
+type limitFields struct{ unit, limit, remaining, reset string }
+
+func openAIFields() [4]limitFields {
+	return [...]limitFields{
+		{"requests", "X-Ratelimit-Limit-Requests", "X-Ratelimit-Remaining-Requests", "X-Ratelimit-Reset-Requests"},
+		{"tokens", "X-Ratelimit-Limit-Tokens", "X-Ratelimit-Remaining-Tokens", "X-Ratelimit-Reset-Tokens"},
+		// Not OpenAI's own, but some servers of its API have them.
+		{"input_tokens", "X-Ratelimit-Limit-Input-Tokens", "X-Ratelimit-Remaining-Input-Tokens", "X-Ratelimit-Reset-Input-Tokens"},
+		{"output_tokens", "X-Ratelimit-Limit-Output-Tokens", "X-Ratelimit-Remaining-Output-Tokens", "X-Ratelimit-Reset-Output-Tokens"},
+	}
+}
+
+func anthropicFields() [4]limitFields {
+	return [...]limitFields{
+		{"requests", "Anthropic-Ratelimit-Requests-Limit", "Anthropic-Ratelimit-Requests-Remaining", "Anthropic-Ratelimit-Requests-Reset"},
+		{"tokens", "Anthropic-Ratelimit-Tokens-Limit", "Anthropic-Ratelimit-Tokens-Remaining", "Anthropic-Ratelimit-Tokens-Reset"},
+		{"input_tokens", "Anthropic-Ratelimit-Input-Tokens-Limit", "Anthropic-Ratelimit-Input-Tokens-Remaining", "Anthropic-Ratelimit-Input-Tokens-Reset"},
+		{"output_tokens", "Anthropic-Ratelimit-Output-Tokens-Limit", "Anthropic-Ratelimit-Output-Tokens-Remaining", "Anthropic-Ratelimit-Output-Tokens-Reset"},
+	}
+}
+
+// Limits reads what an upstream says about its own limits, in every form that is
+// known, whatever the dialect: OpenAI's and Anthropic's fields, RateLimit with
+// RateLimit-Policy, and X-RateLimit-Limit, -Remaining and -Reset. There is at
+// most one Limit for each unit, the tightest, in the order of Tightest. What is
+// malformed, negative or absurd is left out, and so is what does not say how much
+// remains.
+func (d *Dialect) Limits(h http.Header, now time.Time) []Limit {
+	var all []Limit
+	for _, fields := range [...][4]limitFields{openAIFields(), anthropicFields()} {
+		for _, f := range fields {
+			all = f.read(h, now, all)
+		}
+	}
+	classic := limitFields{"requests", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"}
+	all = classic.read(h, now, all)
+	return Tightest(readPolicies(h, all), nil)
+}
+
+// read appends the limit that f's fields of h describe, if they do.
+func (f *limitFields) read(h http.Header, now time.Time, to []Limit) []Limit {
+	remaining, ok := countOf(h[f.remaining])
+	if !ok {
+		return to
+	}
+	l := Limit{Unit: f.unit, Remaining: remaining}
+	if v := h[f.limit]; v != nil {
+		if l.Quota, ok = countOf(v); !ok {
+			return to
+		}
+	}
+	if v := h[f.reset]; v != nil {
+		if l.Full, ok = resetOf(v, now); !ok {
+			return to
+		}
+	}
+	return append(to, l)
+}
+
+// countOf reads a field that is one number, in digits.
+func countOf(values []string) (int64, bool) {
+	if len(values) != 1 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(values[0], 10, 63)
+	return int64(n), err == nil && n <= maxCount
+}
+
+// resetOf reads a field that tells when a quota is full: a duration ("6m0s",
+// "12ms"), seconds, a Unix time in seconds or milliseconds, or a date of RFC
+// 3339. Azure's -1 says that it is not known.
+func resetOf(values []string, now time.Time) (time.Duration, bool) {
+	const longest = 64 // characters; the forms have fewer
+	if len(values) != 1 || len(values[0]) > longest || values[0] == "" {
+		return 0, false
+	}
+	text := values[0]
+	if text == "-1" {
+		return 0, true
+	}
+	if text[0] < '0' || text[0] > '9' {
+		return 0, false
+	}
+	if full, err := time.ParseDuration(text); err == nil {
+		return full, full <= maxFull
+	}
+	if at, err := time.Parse(time.RFC3339, text); err == nil {
+		return untilOf(at, now)
+	}
+	if strings.Trim(text, "0123456789.") != "" { // exponents, "Inf", "0x10"
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	switch {
+	case err != nil || n > 1e15:
+		return 0, false
+	case n > 1e11: // milliseconds: as seconds, it would be in the year 5138
+		return untilOf(time.UnixMilli(int64(n)), now)
+	case n > maxFull.Seconds():
+		return untilOf(time.Unix(int64(n), 0), now)
+	}
+	return time.Duration(n * float64(time.Second)), true
+}
+
+func untilOf(at, now time.Time) (time.Duration, bool) {
+	full := max(0, at.Sub(now))
+	return full, full <= maxFull
+}
+
+// SetLimits removes the limit fields that an upstream sent: they are about its
+// account, which callers share. Then it describes limits in the fields of the
+// path's API: OpenAI's (requests and tokens) or Anthropic's (input_tokens and
+// output_tokens, too). Other units are left out; of two limits with one unit the
+// first counts. Other APIs have no fields of their own.
+//
+// RateLimit and RateLimit-Policy are removed, too: set your own afterwards.
+func (d *Dialect) SetLimits(h http.Header, path string, limits []Limit, now time.Time) {
+	for name := range h {
+		if isLimitField(name) {
+			delete(h, name)
+		}
+	}
+	if len(limits) == 0 {
+		return
+	}
+	switch d.apiOf(path) {
+	case apiOpenAI:
+		fields := openAIFields()
+		for _, f := range fields[:2] {
+			f.set(h, limits, func(l *Limit) string { return roundUp(l.Full, time.Millisecond).String() })
+		}
+	case apiAnthropic:
+		for _, f := range anthropicFields() {
+			f.set(h, limits, func(l *Limit) string {
+				at := now.Add(l.Full)
+				return at.Add(roundUp(time.Duration(at.Nanosecond()), time.Second)).UTC().Truncate(time.Second).Format(time.RFC3339)
+			})
+		}
+	}
+}
+
+// set describes the first of limits that has f's unit. Clients want all three
+// fields; a quota that is not known is left out all the same, for 0 would be wrong.
+func (f *limitFields) set(h http.Header, limits []Limit, reset func(*Limit) string) {
+	for i := range limits {
+		l := &limits[i]
+		if l.Unit != f.unit {
+			continue
+		}
+		if l.Quota > 0 {
+			h[f.limit] = []string{strconv.FormatInt(l.Quota, 10)}
+		}
+		h[f.remaining] = []string{strconv.FormatInt(max(0, l.Remaining), 10)}
+		h[f.reset] = []string{reset(l)}
+		return
+	}
+}
+
+// isLimitField reports whether a field describes limits, in whatever spelling:
+// also X-RateLimit-Limit-Project-Tokens, Anthropic's for its priority tier,
+// Azure's, and RateLimit-Limit of older drafts.
+func isLimitField(name string) bool {
+	for _, prefix := range [...]string{"X-Ratelimit-", "Anthropic-Ratelimit-", "Anthropic-Priority-", "X-Ms-Ratelimit-", "Ratelimit-"} {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return true
+		}
+	}
+	return strings.EqualFold(name, "Ratelimit")
+}
+
+// roundUp rounds d up to a multiple of unit; less than nothing is 0.
+func roundUp(d, unit time.Duration) time.Duration {
+	d = max(0, d)
+	if rest := d % unit; rest > 0 && d < 1<<62 {
+		return d - rest + unit
+	}
+	return d
+}
+
+// Tightest gives for each unit the limit with the least remaining, of those with
+// equally little the one that is full again the latest. The order is requests,
+// tokens, input_tokens, output_tokens; other units are left out.
+func Tightest(own, theirs []Limit) []Limit {
+	var tightest []Limit
+	for _, unit := range [...]string{"requests", "tokens", "input_tokens", "output_tokens"} {
+		var found *Limit
+		for _, limits := range [...][]Limit{own, theirs} {
+			for i := range limits {
+				if l := &limits[i]; l.Unit == unit && (found == nil || l.tighter(found)) {
+					found = l
+				}
+			}
+		}
+		if found != nil {
+			tightest = append(tightest, *found)
+		}
+	}
+	return tightest
+}
+
+func (l *Limit) tighter(than *Limit) bool {
+	if l.Remaining != than.Remaining {
+		return l.Remaining < than.Remaining
+	}
+	return l.Full > than.Full
+}

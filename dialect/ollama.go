@@ -1,0 +1,44 @@
+package dialect
+
+// Ollama returns the dialect of Ollama: its own API below /api/, OpenAI's and
+// Anthropic's below /v1/. What changes the server's models Manages.
+func Ollama() *Dialect {
+	own := []*endpoint{
+		{name: "api/generate", match: endsIn("/api/generate"), request: ollamaRequest("/prompt", "/suffix", "/system", "/images", "/context"), answers: ollamaGenerateAnswers()},
+		{name: "api/chat", match: endsIn("/api/chat"), request: ollamaRequest("/messages", "/tools"), answers: ollamaChatAnswers()},
+		{name: "api/embed", match: endsIn("/api/embed"), request: embeddingRequest(), answers: ollamaEmbedAnswers(), batch: ollamaEmbedBatch()},
+		{name: "api/embeddings", match: endsIn("/api/embeddings"), request: ollamaPromptRequest(), answers: ollamaEmbedAnswers()},
+	}
+	for _, e := range own {
+		e.api = apiOllama
+	}
+	own = append(own, changes(apiOllama, "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete")...)
+	own = append(own, changesBelow(apiOllama, "/api/blobs"))
+	return &Dialect{
+		name:      "ollama",
+		api:       apiOllama,
+		areas:     []area{{"/v1/", apiOpenAI}},
+		endpoints: append(own, openAIEndpoints()...),
+	}
+}
+
+// ollamaRequest streams unless told not to.
+func ollamaRequest(texts ...string) *requestForm {
+	return requestForm{
+		pointers: [roles][]string{
+			roleModel:       {"/model"},
+			roleStream:      {"/stream"},
+			roleTemperature: {"/options/temperature"},
+			roleSeed:        {"/options/seed"},
+			roleCap:         outputCaps(),
+			roleText:        texts,
+		},
+		streams:  unlessNot,
+		sampling: sampled,
+	}.compiled()
+}
+
+// ollamaPromptRequest is that of the older endpoint for embeddings: one text.
+func ollamaPromptRequest() *requestForm {
+	return requestForm{pointers: [roles][]string{roleModel: {"/model"}, roleText: {"/prompt"}}}.compiled()
+}

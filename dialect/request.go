@@ -1,0 +1,352 @@
+package dialect
+
+import (
+	"bytes"
+	"net/http"
+
+	"github.com/inferweir/weir/internal/jsonscan"
+)
+
+// Request is what Read looks at.
+type Request struct {
+	// Method and Path are the client's, the path decoded and without a query.
+	Method, Path string
+	// Body is the whole body, without any Content-Encoding. The Call keeps it: it
+	// must not change afterwards.
+	Body []byte
+	// Depth is how many levels the body may nest; 0 means jsonscan.DefaultDepth.
+	Depth int
+}
+
+// Call is what a request asks for. It does not change once Read has returned it,
+// and may be used by several goroutines at once.
+type Call struct {
+	// Endpoint names the operation, from a closed set, for example
+	// "chat/completions". It is "" where the path and the method are none that
+	// is known: the request is passed on unread.
+	Endpoint string
+	// Model is what the path names, which no body overrides, or else what the
+	// body names. "" where neither does.
+	Model string
+	// Stream says that the client asked for a stream.
+	Stream bool
+	// Deterministic says that the same request has the same answer: its
+	// temperature is 0, it has a seed, or the API does not sample; and no tool
+	// looks at the world meanwhile. It is false where the body cannot be read.
+	Deterministic bool
+	Estimate      Estimate
+	// Items is how many things the body holds that are answered each by itself:
+	// inputs, prompts, instances. 1 where the body is one thing, 0 where that is
+	// not known.
+	Items int
+	// Manages says that the call changes the server itself, for everybody, such
+	// as Ollama's pull or Triton's load.
+	Manages bool
+	// Err says why the body could not be read in one way only, in jsonscan's
+	// words. Then another reader of it may see another model, and everything
+	// above that comes from the body is unknown. It is nil where the body was
+	// read, is empty, or need not be read.
+	Err error
+
+	endpoint *endpoint // nil with Endpoint ""
+	path     string
+	body     []byte
+	depth    int
+	items    jsonscan.Value // the member that Items counts
+
+	usageAsked    bool // the client itself asked for the usage of its stream
+	usageInjected bool // Body asks for it
+	usage         edit // how
+}
+
+// role is what a member of a request is read for.
+type role uint8
+
+const (
+	roleModel role = iota
+	roleStream
+	roleOptions // of the stream
+	roleUsage   // in these options
+	roleTemperature
+	roleSeed
+	roleCap     // on the tokens of one answer
+	roleAnswers // how many are wanted
+	roleText    // what the model reads
+	roleItems
+	roleUnsteady // unless absent, null or false, the answer depends on more than the request
+	roleTools    // likewise, by their types
+	roles
+)
+
+// streaming says when an endpoint streams.
+type streaming uint8
+
+const (
+	ifAsked streaming = iota // "stream": true
+	unlessNot
+	always
+)
+
+// sampling says when an endpoint's answers are the same each time.
+type sampling uint8
+
+const (
+	// steady answers are, unless a temperature that is not 0 stands there
+	// without a seed.
+	steady sampling = iota
+	// sampled answers are, if the temperature is 0 or there is a seed: the
+	// servers' own default is above 0.
+	sampled
+	// varied answers never are: pictures, speech.
+	varied
+)
+
+// maxPointers is the most members that a form may name; a Read has room for as
+// many values on its stack.
+const maxPointers = 40
+
+// requestForm says where in a body what is. The zero values of its fields are
+// those of an API that gives one answer to one input.
+type requestForm struct {
+	pointers [roles][]string
+	streams  streaming
+	sampling sampling
+	// count tells the number of items from the member with roleItems.
+	count func(jsonscan.Value) int
+	// prompts says that each item is a prompt that is answered by itself.
+	prompts bool
+	// orFiles says that other bodies than JSON, such as multipart forms and
+	// tensors in binary, are right, too. They are not read.
+	orFiles func(body []byte) bool
+
+	paths *jsonscan.Paths
+	first [roles + 1]int // the values of role r are values[first[r]:first[r+1]]
+}
+
+// compiled makes f ready for Read.
+func (f requestForm) compiled() *requestForm {
+	var all []string
+	for r, pointers := range f.pointers {
+		f.first[r] = len(all)
+		all = append(all, pointers...)
+	}
+	f.first[roles] = len(all)
+	f.paths = mustCompile(all...)
+	return &f
+}
+
+// found are the values of a form's pointers in one body.
+type found struct {
+	form   *requestForm
+	values []jsonscan.Value
+}
+
+func (f found) all(r role) []jsonscan.Value { return f.values[f.form.first[r]:f.form.first[r+1]] }
+
+// one is the value of a role that has one pointer at most.
+func (f found) one(r role) jsonscan.Value {
+	if values := f.all(r); len(values) > 0 {
+		return values[0]
+	}
+	return jsonscan.Value{}
+}
+
+// Read tells what a request asks for. It reads the body once, and whatever the
+// body is, the Call is good to be passed on.
+func (d *Dialect) Read(r Request) *Call {
+	c := &Call{path: r.Path, body: r.Body, depth: r.Depth, Estimate: Estimate{Answers: 1}}
+	e, model := d.find(r.Path)
+	switch {
+	case e != nil && (e.manages || asks(r.Method)):
+		c.endpoint, c.Endpoint, c.Model, c.Manages = e, e.name, model, e.manages
+		if e.request != nil {
+			c.read(e.request)
+		}
+	case d.other != nil:
+		c.readOther(d.other)
+	}
+	return c
+}
+
+// asks reports whether a request of this method can be a call of a model. GET
+// /v1/chat/completions lists the answers that are stored.
+func asks(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodDelete, http.MethodOptions, http.MethodTrace:
+		return false
+	}
+	return true
+}
+
+// read reads the body of a known endpoint.
+func (c *Call) read(f *requestForm) {
+	c.Stream = f.streams == always
+	if len(c.body) == 0 || f.orFiles != nil && f.orFiles(c.body) {
+		return
+	}
+	var room [maxPointers]jsonscan.Value
+	values, err := f.paths.Find(room[:0], c.body, c.depth)
+	if err != nil {
+		c.Err = err
+		// The quota must not be evaded by a body that only others can read.
+		c.Estimate.Input = (int64(len(c.body)) + bytesPerToken - 1) / bytesPerToken
+		return
+	}
+	in := found{f, values}
+	if c.Model == "" {
+		c.Model, _ = in.one(roleModel).Text()
+	}
+	if asked, isBool := in.one(roleStream).Bool(); f.streams != always {
+		c.Stream = asked || f.streams == unlessNot && !isBool
+	}
+	c.Deterministic = in.deterministic()
+	c.Items = 1
+	if f.count != nil {
+		c.items = in.one(roleItems)
+		c.Items = f.count(c.items)
+	}
+	c.Estimate = in.estimate(c.Items)
+	if c.Stream && len(in.all(roleUsage)) > 0 {
+		c.askUsage(in)
+	}
+}
+
+// readOther reads a body of which nothing is known. What is no JSON has no
+// temperature; what only some read as JSON may.
+func (c *Call) readOther(f *requestForm) {
+	if len(c.body) == 0 {
+		c.Deterministic = true
+		return
+	}
+	var room [maxPointers]jsonscan.Value
+	values, err := f.paths.Find(room[:0], c.body, c.depth)
+	if err != nil {
+		c.Err = err
+		c.Deterministic = !maybeObject(c.body)
+		return
+	}
+	in := found{f, values}
+	c.Model, _ = in.one(roleModel).Text()
+	c.Stream, _ = in.one(roleStream).Bool()
+	c.Deterministic = in.deterministic()
+}
+
+// maybeObject reports whether some reader might take body for a JSON object.
+func maybeObject(body []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(body, "\ufeff \t\r\n"), []byte("{"))
+}
+
+// isForm is the orFiles of endpoints that take uploads.
+func isForm(body []byte) bool { return !maybeObject(body) }
+
+func (f found) deterministic() bool {
+	if f.form.sampling == varied {
+		return false
+	}
+	for _, v := range f.all(roleUnsteady) {
+		if yes, isBool := v.Bool(); v.Kind() > jsonscan.Null && (yes || !isBool) {
+			return false
+		}
+	}
+	if !steadyTools(f.one(roleTools)) {
+		return false
+	}
+	for _, v := range f.all(roleSeed) {
+		if v.Kind() == jsonscan.Number {
+			return true
+		}
+	}
+	zeros := 0
+	for _, v := range f.all(roleTemperature) {
+		switch t, isNumber := v.Float(); {
+		case isNumber && t == 0:
+			zeros++
+		case v.Kind() > jsonscan.Null:
+			return false // a text, too: lenient servers take "0.7" for 0.7
+		}
+	}
+	return zeros > 0 || f.form.sampling == steady
+}
+
+// steadyTools reports whether all tools are run by the client, or there are none.
+// Those that the server runs, such as a web search, answer differently tomorrow.
+// What a tool without a type is, the servers that allow it agree: the client's.
+func steadyTools(tools jsonscan.Value) bool {
+	switch tools.Kind() {
+	case jsonscan.Missing, jsonscan.Null:
+		return true
+	case jsonscan.Array:
+	default:
+		return false
+	}
+	for w := into(tools.Raw()); ; {
+		tool, ok := w.next()
+		if !ok {
+			return true
+		}
+		if tool[0] != '{' {
+			return false
+		}
+		switch kind, plain := member(tool, `"type"`); {
+		case !plain:
+			return false
+		case kind.to == 0:
+		default:
+			if name := string(tool[kind.from:kind.to]); name != `"function"` && name != `"custom"` {
+				return false
+			}
+		}
+	}
+}
+
+func (f found) estimate(items int) Estimate {
+	var w weight
+	for _, v := range f.all(roleText) {
+		w.add(v.Raw())
+	}
+	answers := max(1, largest(f.all(roleAnswers)))
+	if f.form.prompts {
+		answers = times(answers, int64(max(1, items)))
+	}
+	return Estimate{Input: w.total(), Output: times(largest(f.all(roleCap)), answers), Answers: answers}
+}
+
+// countTexts is the count of what is a string, a list of strings, a list of token
+// ids, or a list of such lists.
+func countTexts(v jsonscan.Value) int {
+	switch v.Kind() {
+	case jsonscan.String:
+		return 1
+	case jsonscan.Array:
+	default:
+		return 0
+	}
+	w := into(v.Raw())
+	first, ok := w.next()
+	switch {
+	case !ok:
+		return 0
+	case first[0] == '"', first[0] == '[':
+		return elements(v.Raw())
+	case first[0] == '{':
+		return 0 // parts of one text to some, one text each to others
+	}
+	return 1
+}
+
+// countList is the count of a list of anything.
+func countList(v jsonscan.Value) int {
+	if v.Kind() != jsonscan.Array {
+		return 0
+	}
+	return elements(v.Raw())
+}
+
+// countRows is the count of a shape's first dimension.
+func countRows(v jsonscan.Value) int {
+	const most = 1 << 30
+	if n, err := v.Int(); err == nil && n > 0 && n <= most {
+		return int(n)
+	}
+	return 0
+}
