@@ -21,6 +21,7 @@ type Recording struct {
 	flight *Flight
 	ctx    context.Context
 	asked  time.Time
+	whole  func() bool
 
 	status int
 	header http.Header
@@ -39,6 +40,9 @@ type Ask struct {
 	Wishes Wishes
 	// Now is when the request was sent upstream.
 	Now time.Time
+	// Complete, if not nil, is asked at the end of the answer whether it may be
+	// stored: who reads what it says may know better than its status.
+	Complete func() bool
 }
 
 // Record begins to keep the answer whose status and header these are. It judges
@@ -53,6 +57,7 @@ func (c *Cache) Record(ctx context.Context, a Ask, resp *http.Response) *Recordi
 		flight: a.Flight,
 		ctx:    ctx,
 		asked:  a.Now,
+		whole:  a.Complete,
 		status: resp.StatusCode,
 		header: resp.Header,
 		length: resp.ContentLength,
@@ -196,7 +201,7 @@ func (rec *Recording) Finish() error {
 	rec.cache.Privatize(e.Header)
 	e.ETag = strongETag(e.Status, rec.header, e.Body)
 	var err error
-	if rec.store && rec.cache.options.Complete(e) {
+	if rec.store && (rec.whole == nil || rec.whole()) && rec.cache.options.Complete(e) {
 		// The client may have left, the followers may not: store all the same.
 		err = rec.cache.options.Store.Put(context.WithoutCancel(rec.ctx), rec.key, e, now)
 	}

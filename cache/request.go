@@ -152,7 +152,7 @@ func (c *Cache) Key(r *http.Request, body []byte, caller weir.Caller) (Key, erro
 		k.AddBytes(body)
 		return k.Sum(), nil
 	}
-	canonical, err := jsonscan.AppendCanonical(make([]byte, 0, len(body)), body, c.ignore, c.options.Depth)
+	canonical, err := jsonscan.AppendCanonical(make([]byte, 0, 2*len(body)), body, c.ignore, c.options.Depth)
 	if err != nil {
 		return Key{}, errors.Join(ErrUnkeyable, err)
 	}
