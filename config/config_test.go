@@ -98,12 +98,20 @@ func TestTheLeastConfigurationHasEveryDefault(t *testing.T) {
 func TestTheBuiltinConfigurationServesTheBuiltinModels(t *testing.T) {
 	want := defaultConfig()
 	want.Plans = map[string]config.Plan{"default": {Policies: []config.Policy{defaultPolicy("default", 5, time.Minute)}}}
-	want.Upstreams = map[string]config.Upstream{"models": defaultUpstream("builtin:")}
-	want.Routes = nil
-	for _, name := range []string{"language", "sentiment"} {
-		r := defaultRoute(name, config.Match{Path: "/predict/" + name, Methods: []string{"GET", "POST"}}, "models")
+	llm := defaultUpstream("builtin:")
+	llm.Dialect = "openai"
+	want.Upstreams = map[string]config.Upstream{"models": defaultUpstream("builtin:"), "llm": llm}
+	cached := func(name, path, upstream string, methods ...string) config.Route {
+		r := defaultRoute(name, config.Match{Path: path, Methods: methods}, upstream)
 		r.Cache.Mode, r.Cache.TTL = "inference", time.Minute
-		want.Routes = append(want.Routes, r)
+		return r
+	}
+	want.Routes = []config.Route{
+		cached("language", "/predict/language", "models", "GET", "POST"),
+		cached("sentiment", "/predict/sentiment", "models", "GET", "POST"),
+		cached("chat", "/v1/chat/completions", "llm", "POST"),
+		cached("embeddings", "/v1/embeddings", "llm", "POST"),
+		defaultRoute("list", config.Match{Path: "/v1/models*", Methods: []string{"GET"}}, "llm"),
 	}
 	equal(t, parse(t, string(config.Builtin())), want)
 	config.Builtin()[0] = 'X'

@@ -52,11 +52,8 @@ func choices() map[string]choice {
 			now:   []string{"memory:"},
 			later: []string{"redis://", "rediss://", "redis+cluster://", "redis+sentinel://"},
 		},
-		"callers.identify[]": {now: []string{"api_key", "jwt", "header", "ip"}},
-		"upstreams.*.dialect": {
-			now:   []string{"plain"},
-			later: []string{"openai", "anthropic", "ollama", "kserve", "tfserving"},
-		},
+		"callers.identify[]":  {now: []string{"api_key", "jwt", "header", "ip"}},
+		"upstreams.*.dialect": {now: []string{"plain", "openai", "anthropic", "ollama", "kserve", "tfserving"}},
 		"upstreams.*.balance": {
 			now:   []string{"least_busy", "round_robin"},
 			later: []string{"two_choices", "prefix"},

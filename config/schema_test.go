@@ -80,7 +80,7 @@ func TestTheWholeSchemaIsKnown(t *testing.T) {
 		"store.deadline", "store.on_failure", "database", "blobs", "callers.jwt",
 		"plans.pro.policies[1]", "plans.pro.policies[2]", "plans.pro.policies[3].unit", "plans.pro.policies[3].algorithm",
 		"plans.pro.weight", "plans.pro.priority",
-		"upstreams.llm.dialect", "upstreams.llm.probe", "upstreams.llm.retry", "upstreams.llm.hedge", "upstreams.llm.breaker",
+		"upstreams.llm.probe", "upstreams.llm.retry", "upstreams.llm.hedge", "upstreams.llm.breaker",
 		"upstreams.llm.concurrency", "upstreams.llm.slo", "upstreams.llm.queue", "upstreams.llm.batch",
 		"cache.tiers[1]", "cache.dir",
 		"routes[0].cache.stale_while_revalidate", "routes[0].cache.stale_if_error", "routes[0].cache.tags",

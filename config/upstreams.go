@@ -7,7 +7,8 @@ import "time"
 type Upstream struct {
 	// Targets are the servers. At least one.
 	Targets []Target `yaml:"targets" required:"a list of URLs, for example [http://127.0.0.1:8000]"`
-	// Dialect is the form of its API: plain, the default, is any HTTP.
+	// Dialect is the form of its API: openai, anthropic, ollama, kserve, tfserving,
+	// or plain, the default, which is any HTTP.
 	Dialect string `yaml:"dialect" default:"plain"`
 	// SetHeaders are fields that replace the caller's on the way upstream.
 	// Their values are secrets: no message and no print-out shows them.

@@ -1,11 +1,7 @@
 package gateway
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,7 +9,7 @@ import (
 
 	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/cache"
-	"github.com/inferweir/weir/internal/jsonscan"
+	"github.com/inferweir/weir/dialect"
 	"github.com/inferweir/weir/ratelimit"
 	"github.com/inferweir/weir/telemetry"
 	"github.com/inferweir/weir/upstream"
@@ -36,7 +32,8 @@ type exchange struct {
 	plan       string
 	body       []byte
 	bodyRead   bool // to its end
-	model      string
+	call       *dialect.Call
+	readAs     *dialect.Dialect // the dialect that call was read in
 
 	takes     []ratelimit.Take // filled when the policies have been asked
 	reserved  bool             // and have given
@@ -49,11 +46,13 @@ type exchange struct {
 	cacheStatus string
 	cacheResult string
 
-	called   bool   // the upstream
-	relaying bool   // its answer
-	target   string // that answered
-	policy   string // that refused
-	err      error  // for the log
+	called   bool            // the upstream
+	relaying bool            // its answer
+	answer   *dialect.Answer // nil: it is not read
+	theirs   []dialect.Limit // what the upstream says is left of its quotas
+	target   string          // that answered
+	policy   string          // that refused
+	err      error           // for the log
 }
 
 func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request) *exchange {
@@ -140,22 +139,16 @@ func (x *exchange) readBody() error {
 
 // choose takes the first candidate that serves the request's model.
 func (x *exchange) choose() error {
-	var unreadable error
-	if x.setup.model != nil && len(x.body) > 0 {
-		var room [1]jsonscan.Value
-		found, err := x.setup.model.Find(room[:0], x.body, x.setup.config.Limits.JSONDepth)
-		if unreadable = err; err == nil {
-			x.model, _ = found[0].Text()
-		}
-	}
 	for _, rt := range x.candidates {
+		x.read(rt)
 		// What is not read here may be read upstream, and be another model there.
-		if unreadable != nil && (rt.model != "" || byModel(rt.policies) || byModel(x.setup.plans[x.plan])) {
-			p := problem(http.StatusBadRequest, "The body's model cannot be told: want JSON that can be read in one way only: %v.", unreadable)
-			p.Err = unreadable
+		if err := x.call.Err; err != nil && (rt.model != "" || byModel(rt.policies) || byModel(x.setup.plans[x.plan])) {
+			x.chosen = rt
+			p := problem(http.StatusBadRequest, "The body's model cannot be told: want JSON that can be read in one way only: %v.", err)
+			p.Err = err
 			return p
 		}
-		if !rt.model.fits(x.model) {
+		if !rt.model.fits(x.call.Model) {
 			continue
 		}
 		x.chosen, x.counted = rt, true
@@ -163,319 +156,32 @@ func (x *exchange) choose() error {
 		if n := int64(len(x.body)); n > int64(rt.config.MaxBody) {
 			return bodyTooLarge(int64(rt.config.MaxBody))
 		}
+		if x.call.Manages && !rt.manages {
+			return problem(http.StatusForbidden, "%.200s changes the model server itself, which is open only where a route's path names it.", x.r.URL.Path)
+		}
 		return nil
 	}
-	return &weir.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No route serves the model %.100q on this path.", x.model)}
+	return &weir.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No route serves the model %.100q on this path.", x.call.Model)}
 }
 
-// lookUp answers from the cache, which costs nothing.
-func (x *exchange) lookUp() (answered bool, err error) {
-	c := x.chosen.cache
-	if c == nil {
-		return false, nil
-	}
-	begin := time.Now()
-	x.wishes = cache.ReadWishes(x.r.Header)
-	x.key, err = c.Key(x.r, x.body, x.caller)
-	if err != nil || x.wishes.NoStore || x.samples() {
-		x.setCache(cache.StatusBypass, telemetry.ResultBypass)
-		if x.wishes.OnlyIfCached {
-			return false, cache.ErrOnlyIfCached()
-		}
-		return false, nil
-	}
-	x.keyed = true
-	x.setCache(cache.StatusMiss, telemetry.ResultMiss)
-	entry, err := c.Get(x.r.Context(), x.key, x.wishes, begin)
-	x.timings.Add(telemetry.PhaseCache, time.Since(begin))
-	if err != nil {
-		x.gateway.Logger().Warn("the cache did not answer", "request_id", x.id, "error", err.Error())
-	}
-	if entry == nil {
-		if x.wishes.OnlyIfCached {
-			return false, cache.ErrOnlyIfCached()
-		}
-		return false, nil
-	}
-	x.setCache(cache.HitStatus(entry, begin), telemetry.ResultHit)
-	x.peek()
-	cache.ServeHit(x.w, x.r, entry, begin)
-	return true, nil
-}
-
-// samples reports whether the same request may rightly have another answer each
-// time, and the route keeps only those that have not. Of an API whose form is not
-// known it is told by a temperature above 0 without a seed.
-func (x *exchange) samples() bool {
-	if x.chosen.config.Cache.Only == "all" {
-		return false
-	}
-	var room [2]jsonscan.Value
-	found, err := x.setup.sampling.Find(room[:0], x.body, x.setup.config.Limits.JSONDepth)
-	if err != nil {
-		// What is no JSON has no temperature; what only some read as JSON may.
-		return bytes.HasPrefix(bytes.TrimLeft(x.body, "\ufeff \t\r\n"), []byte("{"))
-	}
-	temperature, isNumber := found[0].Float()
+// read finds out what the request asks for, in the dialect of the route's upstream.
+func (x *exchange) read(rt *route) {
+	d := rt.upstream.dialect
 	switch {
-	case found[0].Kind() <= jsonscan.Null, isNumber && temperature == 0, found[1].Kind() == jsonscan.Number:
-		return false
-	}
-	return true // a text, too: lenient servers take "0.7" for 0.7
-}
-
-func (x *exchange) setCache(status, result string) { x.cacheStatus, x.cacheResult = status, result }
-
-// join waits for an identical request that is running, and answers with its
-// answer, which costs nothing. Otherwise others may wait for this one.
-func (x *exchange) join() (answered bool, err error) {
-	// A HEAD has no body to keep, or to wait for.
-	if !x.keyed || x.r.Method == http.MethodHead {
-		return false, nil
-	}
-	flight := x.chosen.cache.Join(x.r.Context(), x.key, x.wishes, time.Now())
-	if flight.Leads() {
-		x.flight = flight
-		return false, nil
-	}
-	defer flight.Leave()
-	begin := time.Now()
-	entry, err := flight.Wait(x.r.Context())
-	x.timings.Add(telemetry.PhaseCache, time.Since(begin))
-	if entry == nil { // an error, or an answer that is not for us
-		return false, err
-	}
-	x.setCache(cache.StatusCollapsed, telemetry.ResultCollapsed)
-	x.peek()
-	cache.ServeCollapsed(x.w, x.r, entry)
-	return true, nil
-}
-
-// reserve takes from all policies of the caller's plan and of the route, or from
-// none.
-func (x *exchange) reserve() error {
-	if x.reserved {
-		return nil
-	}
-	x.listTakes(1)
-	allowed, err := x.setup.counts.Take(x.r.Context(), x.takes, time.Now())
-	if err != nil {
-		x.takes = nil
-		x.uncounted = true
-		return ratelimit.Unavailable(err)
-	}
-	for i := range x.takes {
-		t := &x.takes[i]
-		decision := telemetry.ResultAllowed
-		if !t.Decision.Allowed {
-			decision = telemetry.ResultDenied
-		}
-		x.gateway.metrics.Decision(t.Policy.Scope, t.Policy.Name, decision)
-	}
-	if allowed {
-		x.reserved = true
-		return nil
-	}
-	p := ratelimit.Refusal(x.takes)
-	if p == nil {
-		return errors.New("the store of quotas refused without a reason")
-	}
-	x.policy = p.Violated[0]
-	return p
-}
-
-// peek looks at the policies, for the fields of an answer that takes nothing.
-func (x *exchange) peek() {
-	if x.reserved {
+	case x.call != nil && x.readAs == d:
 		return
+	case rt.reads:
+		x.call = d.Read(dialect.Request{Method: x.r.Method, Path: x.r.URL.Path, Body: x.body, Depth: x.setup.config.Limits.JSONDepth})
+	default:
+		x.call = new(dialect.Call)
 	}
-	x.listTakes(0)
-	if _, err := x.setup.counts.Take(x.r.Context(), x.takes, time.Now()); err != nil {
-		x.takes = nil
-	}
+	x.readAs = d
 }
 
-// giveBack returns what was reserved for an answer that never came.
-func (x *exchange) giveBack() {
-	if !x.reserved {
-		return
+// dialect is the form of everything that is said to the client.
+func (x *exchange) dialect() *dialect.Dialect {
+	if x.chosen == nil {
+		return x.setup.plain
 	}
-	for i := range x.takes {
-		x.takes[i].Cost = -x.takes[i].Cost
-	}
-	if err := x.setup.counts.Settle(context.WithoutCancel(x.r.Context()), x.takes, time.Now()); err != nil {
-		x.gateway.Logger().Warn("a quota could not be given back", "request_id", x.id, "error", err.Error())
-	}
-	x.reserved = false
-}
-
-func (x *exchange) listTakes(cost int64) {
-	plan := x.setup.plans[x.plan]
-	x.takes = make([]ratelimit.Take, 0, len(plan)+len(x.chosen.policies))
-	for _, policies := range [][]policy{plan, x.chosen.policies} {
-		for _, p := range policies {
-			x.takes = append(x.takes, ratelimit.Take{Policy: p.Policy, Key: x.countedBy(p.by), Cost: cost})
-		}
-	}
-}
-
-// countedBy gives the value that a policy counts by.
-func (x *exchange) countedBy(by string) string {
-	switch by {
-	case "caller":
-		return x.caller.ID
-	case "ip":
-		return x.caller.Net.String()
-	case "plan":
-		return x.plan
-	case "route":
-		return x.chosen.name
-	case "model":
-		return x.model
-	case "global":
-		return ""
-	}
-	return strings.Join(x.r.Header[strings.TrimPrefix(by, "header:")], ",")
-}
-
-// call sends the request upstream.
-func (x *exchange) call() (*http.Response, error) {
-	out := x.r.WithContext(x.r.Context())
-	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(x.body)), int64(len(x.body))
-	if x.keyed {
-		out.Header = out.Header.Clone()
-		cache.StripConditions(out.Header)
-	}
-	begin := time.Now()
-	x.called = true
-	resp, err := x.chosen.upstream.pool.Do(x.flight.Context(x.r.Context()), out)
-	x.timings.Add(telemetry.PhaseUpstream, time.Since(begin))
-	if err != nil {
-		if p, ok := errors.AsType[*weir.Problem](err); ok {
-			x.flight.Fail(p)
-		}
-		return nil, err
-	}
-	if u := resp.Request.URL; u != nil {
-		x.target = u.Scheme + "://" + u.Host
-	}
-	return resp, nil
-}
-
-// relay passes the answer on as it comes, and keeps a copy for those who ask the
-// same.
-func (x *exchange) relay(resp *http.Response) {
-	if len(x.takes) > 0 {
-		dropLimitFields(resp.Header) // the upstream's are about our account, not the caller's
-	}
-	delete(resp.Header, "X-Request-Id")
-	x.relaying = true
-	var ahead int64
-	if x.keyed && x.r.Method != http.MethodHead {
-		ask := cache.Ask{Key: x.key, Flight: x.flight, Wishes: x.wishes, Now: x.started}
-		recording := x.chosen.cache.Record(x.r.Context(), ask, resp)
-		x.cacheStatus = recording.CacheStatus(x.wishes)
-		ahead = recording.ReadAhead()
-		resp.Body = recording.Body(resp.Body, func(err error) error { return brokeOff(x.chosen.upstream.name, err) })
-	}
-	if err := x.chosen.upstream.pool.Relay(x.w, resp, ahead); err != nil {
-		x.err = err
-		// The client must not take what it has for the whole answer.
-		panic(http.ErrAbortHandler)
-	}
-}
-
-// brokeOff is what the followers of a request get whose answer broke off.
-func brokeOff(name string, err error) error {
-	if p, ok := errors.AsType[*weir.Problem](err); ok {
-		return p
-	}
-	return &weir.Problem{Status: http.StatusBadGateway, Detail: fmt.Sprintf("Upstream %q broke off.", name), Err: err}
-}
-
-// fail ends a request that a step could not go on with.
-func (x *exchange) fail(err error) {
-	x.err = err
-	if p, ok := errors.AsType[*weir.Problem](err); ok {
-		x.giveBack() // what brought no answer costs nothing
-		x.refuse(p)
-		return
-	}
-	if ctx := x.r.Context(); ctx.Err() != nil {
-		if p := weir.Ended(ctx); p != nil {
-			x.giveBack()
-			x.refuse(p)
-			return
-		}
-		x.w.status = statusClientLeft
-		panic(http.ErrAbortHandler)
-	}
-	x.refuse(&weir.Problem{Err: err})
-}
-
-// refuse writes every refusal.
-func (x *exchange) refuse(p *weir.Problem) {
-	if x.w.status != 0 {
-		// Something of an answer is out: all that is left is to break it off.
-		panic(http.ErrAbortHandler)
-	}
-	if x.counted && !x.uncounted && x.takes == nil {
-		x.peek() // every answer of a limited route says what is left
-	}
-	if !x.bodyRead {
-		refuseUnread(x.w.ResponseWriter, x.r)
-	}
-	p.ServeHTTP(x.w, x.r)
-}
-
-// finish counts the request and writes its line of the log.
-func (x *exchange) finish() {
-	x.setup.bodies.release(x.body)
-	took := time.Since(x.started)
-	status := x.w.status
-	if status == 0 {
-		status = http.StatusOK // what the server sends for a handler that wrote nothing
-	}
-	m, name := x.gateway.metrics, ""
-	if x.chosen != nil {
-		name = x.chosen.name
-	}
-	if !x.counted {
-		m.RequestStarted(name)
-	}
-	m.RequestDone(name, x.r.Method, status, took)
-	if x.cacheResult != "" {
-		m.Cache(name, x.cacheResult)
-	}
-	e := telemetry.Entry{
-		Time:         x.started,
-		RequestID:    x.id,
-		Caller:       x.caller.ID,
-		Plan:         x.plan,
-		Route:        name,
-		Method:       x.r.Method,
-		Path:         x.r.URL.Path,
-		Proto:        x.r.Proto,
-		Status:       status,
-		BytesIn:      int64(len(x.body)),
-		BytesOut:     x.w.sent,
-		Duration:     took,
-		FirstByte:    x.w.firstByte,
-		QueueTime:    x.timings.Get(telemetry.PhaseQueue),
-		UpstreamTime: x.timings.Get(telemetry.PhaseUpstream),
-		CacheTime:    x.timings.Get(telemetry.PhaseCache),
-		Cache:        x.cacheStatus,
-		Policy:       x.policy,
-		UserAgent:    x.r.UserAgent(),
-	}
-	if x.called {
-		e.Upstream, e.Target = x.chosen.upstream.name, x.target
-	}
-	if x.caller.Addr.IsValid() {
-		e.Client = x.caller.Addr.String()
-	}
-	if x.err != nil {
-		e.Error = x.err.Error()
-	}
-	x.gateway.log.Log(e)
+	return x.chosen.upstream.dialect
 }

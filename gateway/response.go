@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/inferweir/weir/ratelimit"
@@ -55,7 +54,12 @@ func framedOtherwise(r *http.Request) bool {
 func (x *exchange) setFields(h http.Header) {
 	h["X-Request-Id"] = []string{x.id}
 	h["Server-Timing"] = append([]string{x.timings.Header()}, h["Server-Timing"]...)
-	ratelimit.SetFields(h, x.takes)
+	if len(x.takes) > 0 {
+		// The upstream's own are about our account, not the caller's: they are
+		// merged with what is ours, or left out.
+		x.dialect().SetLimits(h, x.r.URL.Path, x.limits(), time.Now())
+		ratelimit.SetFields(h, x.takes)
+	}
 	if x.chosen == nil {
 		return
 	}
@@ -69,14 +73,5 @@ func (x *exchange) setFields(h http.Header) {
 		}
 		h["Cache-Status"] = own
 		x.chosen.cache.Privatize(h)
-	}
-}
-
-// dropLimitFields removes the fields in which an upstream tells its own limits.
-func dropLimitFields(h http.Header) {
-	for name := range h {
-		if name == "Ratelimit" || name == "Ratelimit-Policy" || strings.HasPrefix(name, "X-Ratelimit-") || strings.HasPrefix(name, "Anthropic-Ratelimit-") {
-			delete(h, name)
-		}
 	}
 }

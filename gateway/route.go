@@ -12,7 +12,7 @@ func (x *exchange) route() error {
 	if err := x.readBody(); err != nil { // 400, 408, 413
 		return err
 	}
-	if err := x.choose(); err != nil { // 400, 404, 413
+	if err := x.choose(); err != nil { // 400, 403, 404, 413
 		return err
 	}
 	if x.chosen.config.Cache.ChargeHits {
@@ -30,7 +30,7 @@ func (x *exchange) route() error {
 	if err := x.reserve(); err != nil { // 429
 		return err
 	}
-	resp, err := x.call() // 502, 503, 504
+	resp, err := x.ask() // 502, 503, 504
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/inferweir/weir/auth"
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/config"
-	"github.com/inferweir/weir/internal/jsonscan"
+	"github.com/inferweir/weir/dialect"
 	"github.com/inferweir/weir/ratelimit"
 	"github.com/inferweir/weir/telemetry"
 	"github.com/inferweir/weir/upstream"
@@ -37,13 +37,13 @@ type setup struct {
 	// answerTimeout is how long a client may take for its request and answer
 	// together: longer than any upstream may.
 	answerTimeout time.Duration
-	model         *jsonscan.Paths // "/model"; nil where nothing depends on it
-	sampling      *jsonscan.Paths // "/temperature" and "/seed"
+	plain         *dialect.Dialect // for what is said where no route is known
 }
 
 type upstreamSetup struct {
-	name string
-	pool *upstream.Pool
+	name    string
+	pool    *upstream.Pool
+	dialect *dialect.Dialect
 }
 
 type route struct {
@@ -55,6 +55,8 @@ type route struct {
 	upstream *upstreamSetup
 	policies []policy
 	cache    *cache.Cache // nil: off
+	reads    bool         // what requests ask for
+	manages  bool         // its path names calls that change the model server itself
 	config   config.Route
 }
 
@@ -81,6 +83,7 @@ func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
 		plans:     map[string][]policy{},
 		upstreams: map[string]*upstreamSetup{},
 		counts:    ratelimit.NewMemoryStore(maxCallers),
+		plain:     dialect.Plain(),
 	}
 	var errs []error
 	add := func(err error) {
@@ -107,14 +110,10 @@ func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	var err error
-	if s.needsModel() {
-		if s.model, err = jsonscan.Compile("/model"); err != nil {
-			return nil, err
-		}
-	}
-	if s.sampling, err = jsonscan.Compile("/temperature", "/seed"); err != nil {
-		return nil, err
+	needsModel := s.needsModel()
+	for _, r := range s.routes {
+		// A plain body is read only where something depends on it: it may be long.
+		r.reads = needsModel || r.cache != nil || r.upstream.dialect.Name() != s.plain.Name()
 	}
 	return s, s.exportGauges(m, answers)
 }
@@ -157,6 +156,10 @@ func prepare(scope string, configured []config.Policy) ([]policy, error) {
 }
 
 func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *telemetry.Metrics) error {
+	d, err := newDialect(u.Dialect)
+	if err != nil {
+		return fmt.Errorf("upstreams.%s: %w", name, err)
+	}
 	options := upstream.Options{
 		Name:            name,
 		Balance:         u.Balance,
@@ -170,6 +173,7 @@ func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *tele
 			BetweenBytes: u.Timeouts.BetweenBytes,
 			Total:        u.Timeouts.Total,
 		},
+		Closed:  closedFor(d),
 		Observe: func(e upstream.Event) { m.Upstream(name, result(e.Result), e.FirstByte, e.Total) },
 	}
 	for _, t := range u.Targets {
@@ -186,8 +190,26 @@ func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *tele
 	if err != nil {
 		return fmt.Errorf("upstreams.%s: %w", name, err)
 	}
-	s.upstreams[name] = &upstreamSetup{name: name, pool: pool}
+	s.upstreams[name] = &upstreamSetup{name: name, pool: pool, dialect: d}
 	return nil
+}
+
+func newDialect(name string) (*dialect.Dialect, error) {
+	switch name {
+	case "", "plain":
+		return dialect.Plain(), nil
+	case "openai":
+		return dialect.OpenAI(), nil
+	case "anthropic":
+		return dialect.Anthropic(), nil
+	case "ollama":
+		return dialect.Ollama(), nil
+	case "kserve":
+		return dialect.KServe(), nil
+	case "tfserving":
+		return dialect.TFServing(), nil
+	}
+	return nil, fmt.Errorf("dialect: %q: want plain, openai, anthropic, ollama, kserve or tfserving", name)
 }
 
 // orNone gives -1 for 0: a configuration says what it means, an option's zero is
@@ -225,6 +247,7 @@ func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
 	if r.upstream == nil {
 		return fmt.Errorf("route %q: upstream %q is not there", c.Name, c.Upstream)
 	}
+	r.manages = r.upstream.dialect.Read(dialect.Request{Path: path}).Manages
 	var err error
 	if r.policies, err = prepare("route:"+c.Name, c.Policies); err != nil {
 		return err
@@ -300,7 +323,9 @@ func (s *setup) exportGauges(m *telemetry.Metrics, answers *cache.MemoryStore) e
 	}
 	for name, u := range s.upstreams {
 		errs = append(errs, m.GaugeFunc("weir_upstream_requests_in_flight", "Requests at the upstream now.",
-			func() float64 { return float64(u.pool.InFlight()) }, "upstream", name))
+			func() float64 { return float64(u.pool.InFlight()) }, "upstream", name),
+			m.GaugeFunc("weir_upstream_targets_closed", "Targets that said that they admit nothing for the moment.",
+				func() float64 { return float64(u.pool.Closed()) }, "upstream", name))
 	}
 	return errors.Join(errs...)
 }

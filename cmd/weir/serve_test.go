@@ -369,6 +369,9 @@ func TestIntroduction(t *testing.T) {
 
   GET,POST   /predict/language        -> the built-in model, cached for 1m
   GET,POST   /predict/sentiment       -> the built-in model, cached for 1m
+  POST       /v1/chat/completions     -> the built-in model, cached for 1m
+  POST       /v1/embeddings           -> the built-in model, cached for 1m
+  GET        /v1/models*              -> the built-in model
 `
 	refused := func(texts int) string {
 		return fmt.Sprintf(`
