@@ -18,18 +18,17 @@ import (
 // ask sends the request upstream.
 func (x *exchange) ask() (*http.Response, error) {
 	out := x.r.WithContext(x.r.Context())
+	out.Header = x.r.Header.Clone()
 	body := x.body
 	if x.call.Endpoint != "" {
 		body = x.call.Body()
-		out.Header = out.Header.Clone()
 		out.Header["Accept-Encoding"] = []string{"identity"} // or the answer could not be read
-		if len(body) != len(x.body) {
+		if !bytes.Equal(body, x.body) { // quick where it is the same
 			dropDigests(out.Header)
 		}
 	}
 	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	if x.keyed {
-		out.Header = out.Header.Clone()
 		cache.StripConditions(out.Header)
 	}
 	begin := time.Now()

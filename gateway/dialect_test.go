@@ -160,6 +160,23 @@ func TestStreamUsageIsAskedForAndTakenOutAgain(t *testing.T) {
 	}
 }
 
+func TestFieldsOfABodyThatIsChangedStayBehind(t *testing.T) {
+	fields := make(chan http.Header, 1)
+	w := start(t, speaking("openai"), http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { fields <- r.Header }))
+	f := func(body string, want bool) {
+		t.Helper()
+		w.send("POST", "/v1/chat/completions", body, "Content-Digest", "sha-256=:AA==:", "Accept-Encoding", "gzip")
+		h := <-fields
+		if _, got := h["Content-Digest"]; got != want || h.Get("Accept-Encoding") != "identity" {
+			t.Errorf("%s: the upstream got %v, want Content-Digest: %v", body, h, want)
+		}
+	}
+	f(`{"model":"m","stream":true}`, false)
+	f(`{"model":"m","stream":true,"stream_options":{"include_usage":null}}`, false) // as long as before
+	f(`{"model":"m","stream":true,"stream_options":{"include_usage":true}}`, true)
+	f(`{"model":"m"}`, true)
+}
+
 func TestStreamUsageThatWasAskedForStays(t *testing.T) {
 	a := newAPI().streams(withUsage())
 	w := start(t, speaking("openai"), a)
