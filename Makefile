@@ -11,10 +11,14 @@ FUZZTIME    ?= 30s
 run:
 	$(GO) run ./cmd/weir serve
 
-# All tests, with the race detector. The module of the benchmarks has tests of
-# its own; it is apart so that the libraries it compares with stay out of ours.
+# All tests, with the race detector. Two modules have tests of their own: that of
+# the benchmarks is apart so that the libraries it compares with stay out of ours,
+# that of the clients because it needs Node, which it installs for itself. What
+# decides the clients' results is the built program, which go test does not know
+# of: it must not take yesterday's.
 test: tools
 	cd bench && $(GO) test ./...
+	cd clients && $(GO) test -count 1 ./...
 	$(GO) test -race -timeout 10m ./...
 
 # Ours beside others', in CPU time an operation. Not part of the tests: what a
@@ -27,9 +31,10 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	cd bench && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
+	cd clients && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 	$(GO) mod verify
 
-# Nothing is generated yet. Files that are will be made again here.
+# Makes again what the tests make: the table in docs/dialects.md.
 generate:
 	$(GO) generate ./...
 
@@ -42,18 +47,19 @@ fuzz:
 		done; \
 	done
 
-# The race detector needs a C compiler, and the tests of the first minutes use
-# curl, as a newcomer does.
+# The race detector needs a C compiler, the tests of the first minutes use curl, as
+# a newcomer does, and the official clients come with npm.
 tools:
 	@missing=""; \
 	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
-	command -v curl >/dev/null || missing="$$missing curl"; \
+	command -v curl >/dev/null || missing="$$missing curl ca-certificates"; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
 	if [ -n "$$missing" ]; then \
 		if command -v apt-get >/dev/null; then \
 			sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-			$$sudo apt-get update -q && $$sudo apt-get install -y -q $$missing; \
+			$$sudo apt-get update -q && $$sudo apt-get install -y -q --no-install-recommends $$missing; \
 		elif command -v brew >/dev/null; then \
-			brew install $$(echo $$missing | sed 's/libc6-dev//'); \
+			brew install $$(echo $$missing | sed 's/libc6-dev//; s/npm/node/'); \
 		else \
 			echo "install these first:$$missing"; exit 1; \
 		fi; \

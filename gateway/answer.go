@@ -23,7 +23,7 @@ func (x *exchange) ask() (*http.Response, error) {
 	if x.call.Endpoint != "" {
 		body = x.call.Body()
 		out.Header["Accept-Encoding"] = []string{"identity"} // or the answer could not be read
-		if !bytes.Equal(body, x.body) { // quick where it is the same
+		if !bytes.Equal(body, x.body) {                      // quick where it is the same
 			dropDigests(out.Header)
 		}
 	}

@@ -1,0 +1,3 @@
+module github.com/inferweir/weir/clients
+
+go 1.26.0

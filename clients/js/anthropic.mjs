@@ -1,0 +1,61 @@
+import Anthropic from "@anthropic-ai/sdk"
+import { base, gather, key, run } from "./lib.mjs"
+
+const client = (fetch, maxRetries = 0) => new Anthropic({ baseURL: base, apiKey: key, fetch, maxRetries })
+const request = { model: "m", max_tokens: 100, messages: [{ role: "user", content: "Say hello." }] }
+const tools = [{ name: "weather", input_schema: { type: "object", properties: { city: { type: "string" } } } }]
+
+const message = (fetch, more, maxRetries) => client(fetch, maxRetries).messages.create({ ...request, ...more })
+const stream = async (fetch, line, more, options) => gather(await message(fetch, { stream: true, ...more }), line, options)
+
+await run({
+	answers: {
+		"message": f => message(f),
+		"message with tools": f => message(f, { tools }),
+		"stream": (f, line) => stream(f, line),
+		"stream with tools": (f, line) => stream(f, line, { tools }),
+		"stream through the helper": async f => client(f).messages.stream({ ...request, tools }).finalMessage(),
+		"stream with comments": (f, line) => stream(f, line, { model: "comments" }),
+		"stream byte by byte": (f, line) => stream(f, line, { model: "bytes" }),
+		"stream event by event": (f, line) => stream(f, line, { model: "held-after-2" }, { tellAt: 2 }),
+		"stream with CR and LF": (f, line) => stream(f, line, { model: "crlf" }),
+		"stream in one piece": (f, line) => stream(f, line, { model: "together" }),
+		"stream with a long event": (f, line) => stream(f, line, { model: "long" }),
+		"tokens counted": f => client(f).messages.countTokens({ model: "m", messages: request.messages }),
+	},
+	failures: {
+		"the model's 400": f => message(f, { model: "status-400" }),
+		"the model's 429": f => message(f, { model: "status-429" }),
+		"the model's 529": f => message(f, { model: "status-529" }),
+		"an error event": (f, line) => stream(f, line, { model: "error-after-3" }),
+	},
+	recovers: {
+		"after the model's 429": f => message(f, { model: "once-429" }, 2),
+	},
+	cut: {
+		"message after 3 events": (f, line) => stream(f, line, { model: "cut-after-3" }),
+		"message within event 4": (f, line) => stream(f, line, { model: "cut-within-3" }),
+		"the helper after 3 events": async f => client(f).messages.stream({ ...request, model: "cut-after-3" }).finalMessage(),
+	},
+	ended: {
+		"message after 3 events": (f, line) => stream(f, line, { model: "ended-after-3" }),
+		"the helper after 3 events": async f => client(f).messages.stream({ ...request, model: "ended-after-3" }).finalMessage(),
+	},
+	leaves: {
+		"message after 2 events": (f, line) => stream(f, line, { model: "held-after-2" }, { leaveAt: 2 }),
+	},
+	refused: {
+		"first": f => message(f),
+		"without retries": f => message(f),
+		"a stream without retries": (f, line) => stream(f, line),
+		"with retries": f => message(f, {}, 2),
+	},
+	long: {
+		"first": f => message(f),
+		"with retries": f => message(f, {}, 2),
+	},
+	calls: {
+		"a call": f => message(f),
+		"a stream": (f, line) => stream(f, line),
+	},
+})
