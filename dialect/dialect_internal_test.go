@@ -2,6 +2,16 @@ package dialect
 
 import "testing"
 
+// TestWalkEnds gives walk what jsonscan never would: each step must get on.
+func TestWalkEnds(t *testing.T) {
+	for _, raw := range []string{"", "[", "]", "[]", "[]]]]", "[}]", `["]`, `[""]`, "[[", "[:,]", "[1}2]", `{"a"}`, `{"a":}`, "{{{{"} {
+		if n := elements([]byte(raw)); n > len(raw) {
+			t.Errorf("%q: %d elements", raw, n)
+		}
+		_, _ = member([]byte(raw), `"a"`)
+	}
+}
+
 // everyDialect is what the tests of tables go through.
 func everyDialect() []*Dialect {
 	return []*Dialect{OpenAI(), Anthropic(), Ollama(), KServe(), TFServing(), Plain()}

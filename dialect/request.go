@@ -32,7 +32,8 @@ type Call struct {
 	Stream bool
 	// Deterministic says that the same request has the same answer: its
 	// temperature is 0, it has a seed, or the API does not sample; and no tool
-	// looks at the world meanwhile. It is false where the body cannot be read.
+	// looks at the world meanwhile. It is false where the body cannot be read, and
+	// for calls of which nothing is known, but for a GET or HEAD without a body.
 	Deterministic bool
 	Estimate      Estimate
 	// Items is how many things the body holds that are answered each by itself:
@@ -164,6 +165,9 @@ func (d *Dialect) Read(r Request) *Call {
 		}
 	case d.other != nil:
 		c.readOther(d.other)
+	default:
+		// Of what is not known only this is: a look at something does not sample.
+		c.Deterministic = len(r.Body) == 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead)
 	}
 	return c
 }

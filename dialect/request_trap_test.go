@@ -112,9 +112,15 @@ func TestOnlyRequestsForAnswersAreRead(t *testing.T) {
 		"GET": "", "HEAD": "", "DELETE": "", "OPTIONS": "", "TRACE": "",
 	} {
 		c := dialect.OpenAI().Read(dialect.Request{Method: method, Path: "/v1/chat/completions"})
-		if c.Endpoint != want || c.Err != nil || c.Deterministic {
-			t.Errorf("%s: %q, %v, deterministic %v; want %q", method, c.Endpoint, c.Err, c.Deterministic, want)
+		if c.Endpoint != want || c.Err != nil {
+			t.Errorf("%s: %q, %v; want %q", method, c.Endpoint, c.Err, want)
 		}
+		if look := method == "GET" || method == "HEAD"; c.Deterministic != look {
+			t.Errorf("%s: deterministic %v, want %v: a look does not sample, a call without a temperature does", method, c.Deterministic, look)
+		}
+	}
+	if dialect.OpenAI().Read(dialect.Request{Method: "GET", Path: "/v1/what", Body: []byte(`{"temperature":1}`)}).Deterministic {
+		t.Error("a GET with a body of which nothing is known is deterministic")
 	}
 }
 

@@ -69,7 +69,7 @@ func valueEnd(b []byte, i int) int {
 		return stringEnd(b, i)
 	case '[', '{':
 	default:
-		for i < len(b) && !separates(b[i]) && b[i] != ']' && b[i] != '}' {
+		for i++; i < len(b) && !separates(b[i]) && b[i] != ']' && b[i] != '}'; {
 			i++
 		}
 		return i
