@@ -87,5 +87,7 @@ func generateRequest(s streaming) *requestForm {
 			roleText:        {"/text_input", "/images"},
 		},
 		streams: s,
+		// The backends that write text, vLLM and TensorRT-LLM, sample unless told.
+		sampling: sampled,
 	}.compiled()
 }
