@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/inferweir/weir/dialect"
 	"github.com/inferweir/weir/internal/jsonscan"
 )
 
@@ -104,6 +105,7 @@ func BenchmarkScan(b *testing.B) {
 		body := chatRequest(b, c.size, c.messages)
 		b.Run(c.name, func(b *testing.B) {
 			b.Run("weir", func(b *testing.B) { scanWeir(b, body, true, true) })
+			b.Run("weir-gateway", func(b *testing.B) { scanGateway(b, body) })
 			b.Run("weir-find", func(b *testing.B) { scanWeir(b, body, true, false) })
 			b.Run("weir-key", func(b *testing.B) { scanWeir(b, body, false, true) })
 			b.Run("encoding-json", func(b *testing.B) { scanStandard(b, body) })
@@ -146,6 +148,29 @@ func scanWeir(b *testing.B, body []byte, find, key bool) {
 	if key {
 		checkSum(b, sum)
 	}
+}
+
+// scanGateway is what the gateway does: it also estimates the tokens, looks at the
+// tools, and gives the result away.
+func scanGateway(b *testing.B, body []byte) {
+	d := dialect.OpenAI()
+	var sum [sha256.Size]byte
+	ignore := &jsonscan.Paths{}
+	form := make([]byte, 0, 2*len(body))
+	measure(b, func(n int) {
+		for range n {
+			call := d.Read(dialect.Request{Method: "POST", Path: "/v1/chat/completions", Body: body})
+			if call.Err != nil || call.Estimate.Output != 1024 {
+				b.Fatal(call.Estimate, call.Err)
+			}
+			var err error
+			if form, err = jsonscan.AppendCanonical(form[:0], body, ignore, 0); err != nil {
+				b.Fatal(err)
+			}
+			sum = sha256.Sum256(form)
+		}
+	})
+	checkSum(b, sum)
 }
 
 // checkSum sees to it that a sum is used, and was made.
