@@ -41,7 +41,7 @@ type chatRequest struct {
 
 // readChat reads and takes apart the body of a chat request.
 func (m *story) readChat(w http.ResponseWriter, r *http.Request) (*chatRequest, *apiError) {
-	body, refusal := embedBody(w, r)
+	body, refusal := readAPIBody(w, r)
 	if refusal != nil {
 		return nil, refusal
 	}

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"strconv"
@@ -72,7 +71,7 @@ func (m *Models) answerEmbeddings(w http.ResponseWriter, r *http.Request) ([]byt
 	if r.Method != http.MethodPost {
 		return nil, &apiError{status: http.StatusMethodNotAllowed, message: quote(r.Method) + ": want POST"}
 	}
-	body, refusal := embedBody(w, r)
+	body, refusal := readAPIBody(w, r)
 	if refusal != nil {
 		return nil, refusal
 	}
@@ -92,34 +91,6 @@ func (m *Models) answerEmbeddings(w http.ResponseWriter, r *http.Request) ([]byt
 		return nil, &apiError{status: http.StatusInternalServerError, message: "the embeddings are no JSON"}
 	}
 	return append(answer, '\n'), nil
-}
-
-// embedBody reads the body, as far as it may be long.
-func embedBody(w http.ResponseWriter, r *http.Request) ([]byte, *apiError) {
-	tooLarge := &apiError{
-		status:  http.StatusRequestEntityTooLarge,
-		message: fmt.Sprintf("body: want at most %d bytes", MaxBodyBytes),
-	}
-	if r.ContentLength > MaxBodyBytes {
-		return nil, tooLarge
-	}
-	from := r.Body
-	if from == nil { // possible in a request that no server read
-		from = http.NoBody
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, from, MaxBodyBytes))
-	if limit := (*http.MaxBytesError)(nil); errors.As(err, &limit) {
-		return nil, tooLarge
-	}
-	if err != nil {
-		return nil, invalid("", "body: it ended before it was whole")
-	}
-	return body, nil
-}
-
-// invalid is a refusal for what a member of the body says.
-func invalid(param, format string, args ...any) *apiError {
-	return &apiError{status: http.StatusBadRequest, param: param, message: fmt.Sprintf(format, args...)}
 }
 
 // parse reads a body and checks it against the model.

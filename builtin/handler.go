@@ -167,6 +167,19 @@ func checkText(text string) error {
 
 // bodyTexts reads and takes apart the body of a POST.
 func bodyTexts(w http.ResponseWriter, r *http.Request) ([]string, *weir.Problem) {
+	body, problem := readBody(w, r)
+	if problem != nil {
+		return nil, problem
+	}
+	texts, err := parseInstances(body)
+	if err != nil {
+		return nil, badRequest("%v", err)
+	}
+	return texts, nil
+}
+
+// readBody reads the body, as far as it may be long.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *weir.Problem) {
 	tooLarge := &weir.Problem{
 		Status: http.StatusRequestEntityTooLarge,
 		Detail: fmt.Sprintf("body: want at most %d bytes", MaxBodyBytes),
@@ -187,11 +200,7 @@ func bodyTexts(w http.ResponseWriter, r *http.Request) ([]string, *weir.Problem)
 		problem.Err = err
 		return nil, problem
 	}
-	texts, err := parseInstances(body)
-	if err != nil {
-		return nil, badRequest("%v", err)
-	}
-	return texts, nil
+	return body, nil
 }
 
 // quote shows part of what a client sent, short enough to read.

@@ -59,3 +59,17 @@ func (e *apiError) write(w http.ResponseWriter) {
 	w.WriteHeader(e.status)
 	_, _ = w.Write(text) // a client that has left needs no answer
 }
+
+// invalid is a refusal for what a member of the body says.
+func invalid(param, format string, args ...any) *apiError {
+	return &apiError{status: http.StatusBadRequest, param: param, message: fmt.Sprintf(format, args...)}
+}
+
+// readAPIBody is readBody with refusals in OpenAI's form.
+func readAPIBody(w http.ResponseWriter, r *http.Request) ([]byte, *apiError) {
+	body, problem := readBody(w, r)
+	if problem != nil {
+		return nil, &apiError{status: problem.Status, message: problem.Detail}
+	}
+	return body, nil
+}

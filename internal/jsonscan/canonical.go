@@ -33,7 +33,7 @@ func AppendCanonical(dst, body []byte, ignore *Paths, depth int) ([]byte, error)
 	at := nowhere
 	if ignore != nil && len(ignore.trie) > 0 {
 		s.trie, at = ignore.trie, root
-		if s.wanted(root) {
+		if s.trie.wanted(root) {
 			return dst, errors.New(`ignore: "": names the whole body: want a member, for example /user`)
 		}
 	}

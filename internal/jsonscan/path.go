@@ -21,7 +21,7 @@ const (
 // and may be used by several goroutines at once; it must not be copied. The zero
 // value has no pointers.
 type Paths struct {
-	trie    []node
+	trie    trie
 	n       int
 	scratch sync.Pool // of *scratch
 }
@@ -142,17 +142,20 @@ func (p *Paths) Find(values []Value, body []byte, depth int) ([]Value, error) {
 	return values, nil
 }
 
+// trie is where pointers lead: a tree of nodes, the root first.
+type trie []node
+
 // wanted tells whether a pointer ends at node at.
-func (s *scanner) wanted(at int32) bool {
-	return at != nowhere && len(s.trie[at].ids) > 0
+func (t trie) wanted(at int32) bool {
+	return at != nowhere && len(t[at].ids) > 0
 }
 
 // child returns the node of the member called name of the object at node at.
-func (s *scanner) child(at int32, name []byte) int32 {
+func (t trie) child(at int32, name []byte) int32 {
 	if at == nowhere {
 		return nowhere
 	}
-	for _, k := range s.trie[at].kids {
+	for _, k := range t[at].kids {
 		if k.name == string(name) {
 			return k.node
 		}
@@ -161,11 +164,11 @@ func (s *scanner) child(at int32, name []byte) int32 {
 }
 
 // childAt returns the node of element n of the array at node at.
-func (s *scanner) childAt(at int32, n int) int32 {
+func (t trie) childAt(at int32, n int) int32 {
 	if at == nowhere {
 		return nowhere
 	}
-	for _, k := range s.trie[at].kids {
+	for _, k := range t[at].kids {
 		if k.index == n {
 			return k.node
 		}

@@ -47,7 +47,7 @@ type scanner struct {
 	index     index
 	order     []uint32
 
-	trie  []node         // nil: no pointers
+	trie  trie           // nil: no pointers
 	spans [maxPaths]span // where each pointer's value is
 
 	canon *canon // nil: no output
@@ -228,7 +228,7 @@ func (s *scanner) array(i int, at int32) int {
 
 // element reads element n of the array at node at.
 func (s *scanner) element(i, n int, at int32) int {
-	at = s.childAt(at, n)
+	at = s.trie.childAt(at, n)
 	m := s.canon.begin()
 	if i = s.value(i, at); i == failed {
 		if s.duplicated() {
@@ -236,7 +236,7 @@ func (s *scanner) element(i, n int, at int32) int {
 		}
 		return failed
 	}
-	if s.canon != nil && s.wanted(at) {
+	if s.canon != nil && s.trie.wanted(at) {
 		s.canon.undo(m)
 	}
 	return i
@@ -300,7 +300,7 @@ func (s *scanner) member(i int, at int32) int {
 	if colon >= len(s.body) || s.body[colon] != ':' {
 		return s.fail(colon, "a colon")
 	}
-	at = s.child(at, key)
+	at = s.trie.child(at, key)
 	m := s.canon.begin()
 	if s.canon != nil {
 		s.canon.text(s.body[i:end], form)
@@ -313,7 +313,7 @@ func (s *scanner) member(i int, at int32) int {
 		return failed
 	}
 	if s.canon != nil {
-		s.canon.endMember(m, s.wanted(at))
+		s.canon.endMember(m, s.trie.wanted(at))
 	}
 	return i
 }

@@ -18,7 +18,7 @@ const MaxScanned = 4096
 // Its memory is a few bytes for each open level and MaxScanned for each pointer,
 // whatever the text. It must not be used by two goroutines at once.
 type Scanner struct {
-	trie  []node
+	trie  trie
 	n     int
 	slots []slot // by node
 	open  []int32
@@ -268,7 +268,7 @@ func (s *Scanner) after(b []byte, i int) int {
 		return i + 1
 	case c == ',':
 		top.n++
-		s.state, s.at = beforeValue, s.childAt(top.node, top.n)
+		s.state, s.at = beforeValue, s.trie.childAt(top.node, top.n)
 		return i + 1
 	case c == '}' && top.object, c == ']' && !top.object:
 		return s.leave(b, i)
@@ -328,7 +328,7 @@ func (s *Scanner) enter(b []byte, i int) int {
 		s.state = beforeMember
 		return i + 1
 	}
-	s.state, s.at = beforeElement, s.childAt(s.at, 0)
+	s.state, s.at = beforeElement, s.trie.childAt(s.at, 0)
 	return i + 1
 }
 
@@ -411,29 +411,6 @@ func nextInNumber(now state, c byte) state {
 		return afterE
 	}
 	return afterValue
-}
-
-// child is scanner.child.
-func (s *Scanner) child(at int32, name []byte) int32 {
-	for _, k := range s.trie[at].kids {
-		if k.name == string(name) {
-			return k.node
-		}
-	}
-	return nowhere
-}
-
-// childAt is scanner.childAt.
-func (s *Scanner) childAt(at int32, n int) int32 {
-	if at == nowhere {
-		return nowhere
-	}
-	for _, k := range s.trie[at].kids {
-		if k.index == n {
-			return k.node
-		}
-	}
-	return nowhere
 }
 
 // begin notes that a value begins at byte i, at node s.at.

@@ -140,5 +140,5 @@ func (s *Scanner) endName(last []byte) {
 		s.text = appendText(s.text[:0], name, true)
 		name = s.text
 	}
-	s.at = s.child(s.levels[len(s.levels)-1].node, name)
+	s.at = s.trie.child(s.levels[len(s.levels)-1].node, name)
 }
