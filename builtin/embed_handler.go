@@ -82,7 +82,7 @@ func (m *Models) answerEmbeddings(w http.ResponseWriter, r *http.Request) ([]byt
 	made, err := m.embedding.embedAll(r.Context(), request)
 	if err != nil {
 		return nil, &apiError{
-			status:  http.StatusServiceUnavailable,
+			status:  http.StatusGatewayTimeout,
 			message: "the request was given up or ran out of time before all embeddings were made",
 		}
 	}

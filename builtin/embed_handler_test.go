@@ -265,14 +265,14 @@ func (c *endsAfter) Err() error {
 func TestEmbeddingsStopWhenTheRequestEnds(t *testing.T) {
 	m := serveEmbed(t)
 	const body = `{"model":"weir-embed","input":["one","two","three"]}`
-	for looks, want := range map[int]int{0: 503, 2: 503, 3: 200} {
+	for looks, want := range map[int]int{0: 504, 2: 504, 3: 200} {
 		w := httptest.NewRecorder()
 		ctx := &endsAfter{t.Context(), looks}
 		m.serveEmbeddings(w, httptest.NewRequestWithContext(ctx, "POST", "/v1/embeddings", strings.NewReader(body)))
 		if w.Code != want {
 			t.Errorf("ends after %d texts: got %d %s, want %d", looks, w.Code, w.Body, want)
 		}
-		if want == 503 && !strings.Contains(w.Body.String(), `"type":"server_error"`) {
+		if want == 504 && !strings.Contains(w.Body.String(), `"type":"server_error"`) {
 			t.Errorf("got %s, want a server_error", w.Body)
 		}
 	}

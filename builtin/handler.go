@@ -69,7 +69,7 @@ func (m *Models) answer(w http.ResponseWriter, r *http.Request) ([]byte, *weir.P
 	predictions, err := predictAll(r.Context(), texts, predict)
 	if err != nil {
 		return nil, &weir.Problem{
-			Status: http.StatusServiceUnavailable,
+			Status: http.StatusGatewayTimeout,
 			Detail: "the request was given up or ran out of time before all predictions were made",
 			Err:    err,
 		}

@@ -242,7 +242,7 @@ func TestStopsBetweenTextsWhenTheRequestEnds(t *testing.T) {
 	r := httptest.NewRequestWithContext(ctx, "POST", "/predict/language", strings.NewReader(`{"instances":["a","b","c","d"]}`))
 	w := httptest.NewRecorder()
 	m.ServeHTTP(w, r)
-	wantJSON(t, w.Body.String(), map[string]any{"type": "about:blank", "title": "Service Unavailable", "status": 503,
+	wantJSON(t, w.Body.String(), map[string]any{"type": "about:blank", "title": "Gateway Timeout", "status": 504,
 		"detail": "the request was given up or ran out of time before all predictions were made"})
 }
 
