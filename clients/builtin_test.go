@@ -91,6 +91,25 @@ func TestBuiltin(t *testing.T) {
 	})
 }
 
+// TestBuiltinElsewhere has the other clients of OpenAI's API talk to them: a story
+// told at once and as a stream is the same, and costs the same.
+func TestBuiltinElsewhere(t *testing.T) {
+	t.Parallel()
+	base := serveBuiltin(t, "1000/minute").base
+	for _, client := range []string{"ai", "langchain"} {
+		all := runScript(t, client, base, "sk-none", "builtin")
+		whole, streamed := succeeded(t, all, "builtin: chat"), succeeded(t, all, "builtin: chat stream")
+		if text, _ := at(t, whole, "text").(string); text == "" || !reflect.DeepEqual(whole, streamed) {
+			t.Errorf("%s: chat = %s, as a stream %s", client, mustJSON(whole), mustJSON(streamed))
+		}
+		for i := range 2 {
+			if v, _ := at(t, succeeded(t, all, "builtin: embeddings"), i).([]any); len(v) != 100 {
+				t.Errorf("%s: embedding %d has %d numbers, want 100", client, i, len(v))
+			}
+		}
+	}
+}
+
 func checkBuiltinChat(t *testing.T, all outcomes) {
 	t.Helper()
 	whole := succeeded(t, all, "builtin: chat")

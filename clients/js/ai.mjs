@@ -33,6 +33,12 @@ const stream = async (model, line, more) => {
 	return parts
 }
 
+// told is a stream in the form that generate gives.
+const told = parts => {
+	const { finishReason, totalUsage: usage } = parts.at(-1)
+	return { text: parts.map(part => part.text ?? "").join(""), finishReason, usage, toolCalls: [] }
+}
+
 await run({
 	answers: {
 		"chat": f => generate(chat(f)),
@@ -49,6 +55,11 @@ await run({
 		"message stream": (f, line) => stream(claude(f), line),
 		"message stream with tools": (f, line) => stream(claude(f), line, { tools }),
 		"embeddings": async f => (await embedMany({ model: openai(f).textEmbeddingModel("m"), values: ["one", "two"], maxRetries: 0 })).embeddings,
+	},
+	builtin: {
+		"chat": f => generate(chat(f, "weir-story"), { temperature: 0 }),
+		"chat stream": async (f, line) => told(await stream(chat(f, "weir-story"), line, { temperature: 0 })),
+		"embeddings": async f => (await embedMany({ model: openai(f).textEmbeddingModel("weir-embed"), values: ["one", "two"], maxRetries: 0 })).embeddings,
 	},
 	failures: {
 		"the model's 400": f => generate(chat(f, "status-400")),

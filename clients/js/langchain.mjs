@@ -12,6 +12,9 @@ const invoke = async (...args) => pick(await model(...args).invoke(prompt))
 const stream = async (chat, line) => gather(await chat.stream(prompt), line, { pick })
 const responses = { useResponsesApi: true }
 
+// told is the parts of a stream put together.
+const told = parts => ({ text: parts.map(part => part.content).join(""), usage: parts.map(part => part.usage_metadata).filter(Boolean) })
+
 await run({
 	answers: {
 		"invoke": f => invoke(f),
@@ -24,6 +27,11 @@ await run({
 		"invoke a response": f => invoke(f, "m", responses),
 		"stream a response": (f, line) => stream(model(f, "m", responses), line),
 		"embeddings": f => new OpenAIEmbeddings({ model: "m", ...options(f, 0) }).embedDocuments(["one", "two"]),
+	},
+	builtin: {
+		"chat": async f => told([await model(f, "weir-story", { temperature: 0 }).invoke(prompt)]),
+		"chat stream": async (f, line) => told(await stream(model(f, "weir-story", { temperature: 0 }), line)),
+		"embeddings": f => new OpenAIEmbeddings({ model: "weir-embed", ...options(f, 0) }).embedDocuments(["one", "two"]),
 	},
 	failures: {
 		"the model's 400": f => invoke(f, "status-400"),
