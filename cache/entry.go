@@ -182,7 +182,8 @@ func ofOneAnswer(name string) bool {
 		"Upgrade", "X-Request-Id", "X-Should-Retry":
 		return true
 	}
-	return strings.HasPrefix(name, "X-Ratelimit-") || strings.HasPrefix(name, "Anthropic-Ratelimit-")
+	name = strings.ToLower(name) // limits have many spellings
+	return strings.Contains(name, "ratelimit") || strings.Contains(name, "rate-limit")
 }
 
 func isAdvice(name string) bool {

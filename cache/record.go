@@ -40,6 +40,9 @@ type Ask struct {
 	Wishes Wishes
 	// Now is when the request was sent upstream.
 	Now time.Time
+	// Stream says that the answer is a stream, of whatever type: it passes, and is
+	// given to nobody else.
+	Stream bool
 	// Complete, if not nil, is asked at the end of the answer whether it may be
 	// stored: who reads what it says may know better than its status.
 	Complete func() bool
@@ -65,7 +68,7 @@ func (c *Cache) Record(ctx context.Context, a Ask, resp *http.Response) *Recordi
 	if seconds, err := strconv.ParseUint(resp.Header.Get("Age"), 10, 31); err == nil {
 		rec.age = time.Duration(seconds) * time.Second
 	}
-	rec.keep = c.shareable(resp)
+	rec.keep = !a.Stream && c.shareable(resp)
 	rec.store = rec.keep && !a.Wishes.NoStore && c.ttl(resp.StatusCode) > 0
 	if !rec.store && a.Flight == nil {
 		rec.keep = false

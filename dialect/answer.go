@@ -22,9 +22,10 @@ type Outcome struct {
 	// Where no model runs, as in Anthropic's count_tokens, none is known.
 	Known bool
 	// Estimated says that a part of Usage is a guess, because the upstream did
-	// not report it, or not yet when the stream was cut. Output is then the
-	// larger of the number of deltas and a quarter of their text's bytes, Input
-	// what Call.Estimate says.
+	// not report it; or the last text of a stream came after its report, or far
+	// more than that. Output is then the larger of the number of deltas and a
+	// quarter of their text's bytes, and not less than was reported; Input, if
+	// that is not known, what Call.Estimate says.
 	Estimated bool
 	// Model is the model that answered, "" if unknown.
 	Model string
@@ -34,9 +35,17 @@ type Outcome struct {
 	Finish string
 	// Complete says that the whole answer has passed: a JSON body that is one
 	// whole value, a stream whose terminal event came and that reported no error,
-	// or a body that is not read and ended where its transport ended without an
-	// error.
+	// or a body that is not read, or a stream's error status, where the transport
+	// ended without an error.
 	Complete bool
+	// Stopped says that the answer is whole and good: its status is 2xx, it is
+	// Complete and reported no error, and the model itself ended all of it. Where
+	// the API gives reasons for the end, each choice has one of stop, tool_calls,
+	// function_call, end_turn, stop_sequence, tool_use, eos_token, eos and
+	// completed, none has a refusal, and they are as many as were asked for. It is
+	// false where that was not read: in a body that is encoded, and with more than
+	// 16 choices in a JSON answer. A cache may keep what has it.
+	Stopped bool
 	// Err is the error that the upstream reported in its body or as an event of
 	// the stream: its type and code and its message, valid UTF-8, at most 300
 	// bytes. "" if it reported none, or in no form that is known.
@@ -72,6 +81,9 @@ type answerForm struct {
 	end    ending
 	chunks bool // events are OpenAI's chunks, from which usage can be stripped
 	free   bool // the call uses no tokens, and says nothing about it
+
+	reasons bool            // every answer says why it ended
+	asked   *jsonscan.Paths // of a request: how many choices come for each prompt; nil: one
 }
 
 // ending says how a stream may end if its transport ends without an error and
@@ -80,7 +92,7 @@ type ending uint8
 
 const (
 	endTerminal ending = iota // not at all
-	endChoices                // if every choice has its finish reason: some servers send no [DONE]
+	endChoices                // if every choice asked for has its finish reason: some servers send no [DONE]
 	endClean                  // so: there is no terminal event, or not always
 )
 
@@ -102,7 +114,9 @@ const (
 	unread   mode = iota // it passes
 	opaque               // it passes, and is a stream whose end cannot be seen
 	whole                // it passes, and its members are read
+	failed               // it passes, and is a stream's error, in whatever form
 	followed             // it is read event by event
+	sniffed              // followed if it begins like a stream; otherwise it passes
 )
 
 // Answer follows an answer while it passes. Its methods and those of the body are
@@ -114,7 +128,9 @@ type Answer struct {
 	status   int
 	depth    int
 	strip    bool
+	streams  bool  // the body may change, whatever the mode becomes
 	prompt   int64 // estimated tokens
+	asked    int64 // choices that are to come
 	complete bool
 
 	tally  tally
@@ -125,7 +141,11 @@ type Answer struct {
 // answer is not read, and neither is one of an unknown endpoint. If the answer is
 // a stream that is followed, the fields that say how long it is or what its bytes
 // are leave h, because an error event may have to be added and usage that the
-// client did not ask for removed; see also Resizes.
+// client did not ask for removed; see also Resizes. Only a 2xx answer is followed.
+// One without a Content-Type, or with text/plain, where a stream was asked for is
+// followed if its first bytes are a stream's, and otherwise passes as it came.
+//
+// The answer to a HEAD request has no body: use no Answer for it.
 func (c *Call) Answer(status int, h http.Header) *Answer {
 	a := &Answer{endpoint: c.endpoint, status: status, depth: c.depth, prompt: c.Estimate.Input, tally: newTally()}
 	if c.endpoint == nil || c.endpoint.answers == nil {
@@ -133,7 +153,8 @@ func (c *Call) Answer(status int, h http.Header) *Answer {
 	}
 	a.form = c.endpoint.answers
 	a.mode = a.form.mode(status, h, c.Stream)
-	if a.mode != followed {
+	a.asked = c.choices()
+	if a.streams = a.mode == followed || a.mode == sniffed; !a.streams {
 		return a
 	}
 	a.strip = c.usageInjected && a.form.chunks
@@ -143,41 +164,59 @@ func (c *Call) Answer(status int, h http.Header) *Answer {
 	return a
 }
 
+// choices is how many come: n for each prompt. Estimate.Answers also counts those
+// that best_of generates and nobody sees.
+func (c *Call) choices() int64 {
+	f := c.endpoint.answers
+	if f.asked == nil || c.Estimate.Answers <= 1 {
+		return 1
+	}
+	n, err := f.asked.Find(nil, c.body, c.depth)
+	if err != nil {
+		return c.Estimate.Answers
+	}
+	return times(max(1, number(n[0])), int64(max(1, c.Items)))
+}
+
 func (f *answerForm) mode(status int, h http.Header, stream bool) mode {
-	if status < 200 || status == http.StatusNoContent || status == http.StatusNotModified || h.Get("Content-Length") == "0" {
+	switch {
+	case status < 200, status == http.StatusNoContent, status == http.StatusResetContent, status == http.StatusNotModified:
 		return unread
 	}
-	success := status < 300
 	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
 	media = strings.ToLower(strings.TrimSpace(media))
 	json := media == "" || media == "application/json" || strings.HasSuffix(media, "+json")
-	var streams bool
-	if f.event != nil && f.lines {
-		streams = success && (media == "application/x-ndjson" || json && stream)
-	} else if f.event != nil {
-		streams = media == "text/event-stream"
-	}
+	events := f.event != nil && !f.lines && media == "text/event-stream"
+	lines := f.event != nil && f.lines && media == "application/x-ndjson"
+	success := status < 300
+	sniff := success && stream && f.event != nil && (media == "" || media == "text/plain")
+	streams := success && (events || lines || f.lines && json && stream)
 	encoding := strings.Join(h["Content-Encoding"], ",")
 	switch encoded := encoding != "" && !strings.EqualFold(encoding, "identity"); {
-	case streams && encoded && f.end != endClean:
+	case (streams || sniff) && encoded && f.end != endClean:
 		return opaque
 	case encoded:
 		return unread
+	case sniff:
+		return sniffed
 	case streams:
 		return followed
-	case f.whole != nil && (json || f.lines && media == "application/x-ndjson"):
+	case events:
+		return failed
+	case json || lines:
 		return whole
 	}
 	return unread
 }
 
 // Streams reports whether the answer is a stream of events or lines that is being
-// followed. One that is only passed on, encoded or of an unknown endpoint, is not.
-func (a *Answer) Streams() bool { return a.mode == followed }
+// followed, or that will be if it begins like one. One that is only passed on,
+// encoded or of an unknown endpoint, is not.
+func (a *Answer) Streams() bool { return a.streams }
 
 // Resizes reports whether the body may become longer or shorter on its way. The
 // length of the answer is then unknown: set http.Response.ContentLength to -1.
-func (a *Answer) Resizes() bool { return a.mode == followed }
+func (a *Answer) Resizes() bool { return a.streams }
 
 // Body returns what the client gets of body. Every byte passes as it came, but
 // for usage that only Weir asked for. What is complete can be read at once: a
@@ -192,22 +231,29 @@ func (a *Answer) Resizes() bool { return a.mode == followed }
 // API is added, and then comes a *CutError. Any other error, such as the
 // client's own cancelled context, is returned as it is and nothing is added.
 func (a *Answer) Body(body io.ReadCloser) io.ReadCloser {
-	if body == http.NoBody && a.mode != unread { // the answer to HEAD
-		a.mode = unread
-	}
 	switch a.mode {
 	case followed:
-		f := &follower{answer: a, body: body}
-		if a.form.lines {
-			f.cut = &lineCutter{}
-		} else {
-			f.cut = &sse.Splitter{}
-		}
-		return f
+		return a.follow(body)
+	case sniffed:
+		return &sniffer{follower: a.follow(body)}
 	case whole:
-		return &wholeBody{answer: a, body: body, scanner: a.form.whole.paths.NewScanner(a.depth)}
+		return a.wholeBody(body)
+	case failed:
+		return &failedBody{answer: a, body: body}
 	}
 	return &passingBody{answer: a, body: body}
+}
+
+func (a *Answer) follow(body io.ReadCloser) *follower {
+	f := &follower{answer: a, body: body, cut: &sse.Splitter{}}
+	if a.form.lines {
+		f.cut = &lineCutter{}
+	}
+	return f
+}
+
+func (a *Answer) wholeBody(body io.ReadCloser) *wholeBody {
+	return &wholeBody{answer: a, body: body, scanner: a.form.whole.paths.NewScanner(a.depth)}
 }
 
 // Outcome returns what is known so far. It is final once Read has returned an
@@ -219,9 +265,12 @@ func (a *Answer) Outcome() Outcome {
 		o.Complete = t.ended && !t.failed
 	}
 	t.use(&o, a.prompt)
-	if a.form != nil && a.form.free && a.complete && a.status < 300 {
+	success := 200 <= a.status && a.status < 300
+	if a.form != nil && a.form.free && a.complete && success {
 		o.Known = true
 	}
+	ended := a.form == nil || !a.form.reasons || t.settled(a.asked)
+	o.Stopped = success && o.Complete && ended && !t.failed && !t.hindered
 	return o
 }
 
@@ -286,6 +335,11 @@ func (a *Answer) event(name, data []byte) (values []jsonscan.Value, ok bool) {
 		return nil, true
 	}
 	values, err := a.form.event.paths.Find(a.values[:0], data, a.depth)
+	if err != nil {
+		if tame, odd := tamed(data); odd {
+			values, err = a.form.event.paths.Find(a.values[:0], tame, a.depth)
+		}
+	}
 	if err != nil {
 		if failed {
 			t.fail("", string(data[:min(len(data), 2*maxErr)]))

@@ -10,12 +10,13 @@ func messageUsageAt(prefix string) []string {
 const messageUsageValues = 4
 
 // messageUsage reads the values of messageUsageAt but output_tokens. Each report
-// is of the message so far, and the members that it leaves out stay.
+// is of the message so far, and servers write 0 or nothing for what they have said
+// before: the largest of each counts.
 func (t *tally) messageUsage(v []jsonscan.Value) {
 	t.apart = true
-	latest(&t.input, v[0])
-	latest(&t.created, v[1])
-	latest(&t.cached, v[2])
+	raise(&t.input, v[0])
+	raise(&t.created, v[1])
+	raise(&t.cached, v[2])
 }
 
 // messageAnswers are Anthropic's messages.
@@ -24,6 +25,7 @@ func messageAnswers() *answerForm {
 		v = v[errorValues:]
 		t.answeredBy(v[0])
 		t.finishedBy(v[1])
+		t.choice(0, v[1])
 		t.messageUsage(v[2:])
 		t.produced(v[2+messageUsageValues-1])
 	}
@@ -40,8 +42,9 @@ func messageAnswers() *answerForm {
 			raise(&t.least, start[messageUsageValues-1])
 		case is(kind, "message_delta"):
 			t.finishedBy(v[1])
+			t.choice(0, v[1])
 			t.messageUsage(delta)
-			t.latestOutput(delta[messageUsageValues-1])
+			t.laterOutput(delta[messageUsageValues-1])
 		case is(kind, "message_stop"):
 			t.ended = true
 		}
@@ -50,15 +53,17 @@ func messageAnswers() *answerForm {
 	pointers = append(pointers, messageUsageAt("/usage")...)
 	pointers = append(pointers, "/delta/text", "/delta/thinking", "/delta/partial_json")
 	return &answerForm{
-		whole: reads(whole, append([]string{"/model", "/stop_reason"}, messageUsageAt("/usage")...)...),
-		event: reads(event, pointers...),
+		whole:   reads(whole, append([]string{"/model", "/stop_reason"}, messageUsageAt("/usage")...)...),
+		event:   reads(event, pointers...),
+		reasons: true,
 	}
 }
 
-// latestOutput sets the output of a cumulative report: the last one counts.
-func (t *tally) latestOutput(v jsonscan.Value) {
+// laterOutput sets the output of a report of the message so far, which replaces
+// what its start said.
+func (t *tally) laterOutput(v jsonscan.Value) {
 	if _, ok := count(v); ok {
-		t.output, t.least = -1, 0
+		t.least = 0
 		t.produced(v)
 	}
 }

@@ -12,12 +12,13 @@ func takeInfer(t *tally, v []jsonscan.Value) {
 	v = v[errorValues:]
 	t.answeredBy(v[0])
 	t.finishedBy(v[1])
+	t.choice(0, v[1])
 	raise(&t.input, v[2])
 	t.produced(v[3])
 }
 
 // inferAnswers are those of KServe v1 and v2 and of TensorFlow Serving, and of
-// generate. They count no tokens, TGI's apart.
+// generate. They count no tokens and give no reason for their end, TGI's apart.
 func inferAnswers() *answerForm { return &answerForm{whole: reads(takeInfer, inferPointers()...)} }
 
 // inferStreamAnswers are those of generate_stream: Triton's events of text_output

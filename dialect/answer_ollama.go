@@ -15,12 +15,14 @@ func ollamaForm(texts ...string) *answerForm {
 		t.produced(v[3])
 		if done, _ := v[4].Bool(); done {
 			t.ended = true
+			t.choice(0, v[1])
+			t.finished[0] |= 1 // older versions give no reason
 		}
 	}
 	return &answerForm{
 		whole: reads(take, pointers...),
 		event: reads(take, append(pointers, texts...)...),
-		lines: true,
+		lines: true, reasons: true,
 	}
 }
 

@@ -1,6 +1,10 @@
 package dialect
 
-import "github.com/inferweir/weir/internal/jsonscan"
+import (
+	"strconv"
+
+	"github.com/inferweir/weir/internal/jsonscan"
+)
 
 // usageAt are the members of OpenAI's usage below prefix, under the names of all
 // endpoints: prompt and completion, or input and output.
@@ -20,7 +24,10 @@ func (t *tally) usage(v []jsonscan.Value) {
 	raise(&t.input, v[1])
 	t.produced(v[2])
 	t.produced(v[3])
-	raise(&t.total, v[4])
+	if _, ok := count(v[4]); ok {
+		raise(&t.total, v[4])
+		t.newer = false
+	}
 	raise(&t.cached, v[5])
 	raise(&t.cached, v[6])
 }
@@ -43,7 +50,8 @@ const (
 	choiceFinish
 	choiceSecondCall
 	choiceCalls
-	choiceTexts // and all that follow
+	choiceTexts                     // and all that follow
+	choiceRefusal = choiceTexts + 4 // one of them
 )
 
 // choiceAt are the members of a choice of a chunk.
@@ -63,11 +71,13 @@ func chunkForm() *answerForm {
 	pointers = append(pointers, usageAt("/usage")...)
 	more := choices{choice: mustCompile(choiceAt("")...), call: mustCompile("/function/arguments")}
 	return &answerForm{
-		whole:  wholeForm(),
-		event:  reads(more.chunk, append(pointers, choiceAt("/choices/0")...)...),
-		done:   true,
-		end:    endChoices,
-		chunks: true,
+		whole:   choicesForm(),
+		event:   reads(more.chunk, append(pointers, choiceAt("/choices/0")...)...),
+		asked:   mustCompile("/n"),
+		done:    true,
+		end:     endChoices,
+		chunks:  true,
+		reasons: true,
 	}
 }
 
@@ -75,17 +85,55 @@ func chatAnswers() *answerForm { return chunkForm() }
 
 func completionAnswers() *answerForm { return chunkForm() }
 
-// wholeForm is the JSON answer of every endpoint of OpenAI but responses. Cohere's
-// form of embeddings and of rerank has the counts in meta.
-func wholeForm() *reading {
-	pointers := append([]string{"/model", "/choices/0/finish_reason", "/meta/billed_units/input_tokens", "/meta/billed_units/output_tokens"}, usageAt("/usage")...)
+// The values of wholeAt.
+const (
+	wholeModel = iota
+	wholeBilledIn
+	wholeBilledOut
+	wholeCounts // usageAt
+	wholeValues = wholeCounts + usageValues
+)
+
+// wholeAt are the members of a JSON answer of every endpoint of OpenAI but
+// responses. Cohere's form of embeddings and of rerank has the counts in meta.
+func wholeAt() []string {
+	return append([]string{"/model", "/meta/billed_units/input_tokens", "/meta/billed_units/output_tokens"}, usageAt("/usage")...)
+}
+
+func takeWhole(t *tally, v []jsonscan.Value) {
+	v = v[errorValues:]
+	t.answeredBy(v[wholeModel])
+	raise(&t.input, v[wholeBilledIn])
+	t.produced(v[wholeBilledOut])
+	t.usage(v[wholeCounts:])
+}
+
+func wholeForm() *reading { return reads(takeWhole, wholeAt()...) }
+
+// wholeChoices is of how many choices of a JSON answer the ends are read.
+const wholeChoices = 16
+
+// choicesForm is the JSON answer of chat/completions and completions.
+func choicesForm() *reading {
+	pointers := wholeAt()
+	for i := range wholeChoices {
+		choice := "/choices/" + strconv.Itoa(i)
+		pointers = append(pointers, choice+"/finish_reason", choice+"/message/refusal")
+	}
+	pointers = append(pointers, "/choices/"+strconv.Itoa(wholeChoices))
 	return reads(func(t *tally, v []jsonscan.Value) {
-		v = v[errorValues:]
-		t.answeredBy(v[0])
-		t.finishedBy(v[1])
-		raise(&t.input, v[2])
-		t.produced(v[3])
-		t.usage(v[4:])
+		takeWhole(t, v)
+		v = v[errorValues+wholeValues:]
+		t.finishedBy(v[0])
+		t.stray = t.stray || v[2*wholeChoices].Kind() != jsonscan.Missing
+		begun := false
+		for i := wholeChoices - 1; i >= 0; i-- {
+			finish, refusal := v[2*i], v[2*i+1]
+			if begun = begun || finish.Kind() != jsonscan.Missing; begun {
+				t.choice(int64(i), finish)
+			}
+			t.hindered = t.hindered || reported(refusal)
+		}
 	}, pointers...)
 }
 
@@ -114,11 +162,11 @@ func (c choices) one(t *tally, v []jsonscan.Value, place int) {
 		index = n
 	}
 	finish := v[choiceFinish]
-	finished := finish.Kind() == jsonscan.String && len(finish.Raw()) > 2
-	t.choice(index, finished)
+	t.choice(index, finish)
 	if index == 0 {
 		t.finishedBy(finish)
 	}
+	t.hindered = t.hindered || reported(v[choiceRefusal])
 	t.texts(v[choiceTexts:])
 	if v[choiceSecondCall].Kind() == jsonscan.Missing {
 		return
@@ -201,6 +249,7 @@ func responseAnswers() *answerForm {
 	const answerValues = 3 + usageValues
 	take := func(t *tally, v []jsonscan.Value) {
 		t.answeredBy(v[0])
+		t.choice(0, v[1])
 		t.finishedBy(v[1])
 		t.finishedBy(v[2])
 		t.usage(v[3:])
@@ -215,6 +264,9 @@ func responseAnswers() *answerForm {
 			t.texts(v[1:2])
 		}
 		switch {
+		case is(kind, "response.refusal.delta"), is(kind, "response.refusal.done"):
+			t.hindered = true
+			return
 		case is(kind, "response.failed"):
 			t.fail(label(v[3], v[2]), clipped(v[4], maxErr))
 		case is(kind, "response.completed"), is(kind, "response.incomplete"), is(kind, "response.cancelled"):
@@ -227,7 +279,34 @@ func responseAnswers() *answerForm {
 	}
 	pointers := append([]string{"/sequence_number", "/delta", "/response/error/code", "/response/error/type", "/response/error/message"}, answer("/response")...)
 	return &answerForm{
-		whole: reads(func(t *tally, v []jsonscan.Value) { take(t, v[errorValues:]) }, answer("")...),
-		event: reads(event, pointers...),
+		whole: reads(func(t *tally, v []jsonscan.Value) {
+			take(t, v[errorValues:])
+			t.responseParts(v[errorValues+answerValues:])
+		}, append(answer(""), responsePartsAt()...)...),
+		event:   reads(event, pointers...),
+		reasons: true,
+	}
+}
+
+// responsePartsAt are the types of the parts of a JSON answer where a refusal may
+// be, and then whatever there is beyond these.
+func responsePartsAt() []string {
+	const items, parts = 8, 2
+	var types, beyond []string
+	for i := range items {
+		content := "/output/" + strconv.Itoa(i) + "/content/"
+		for j := range parts {
+			types = append(types, content+strconv.Itoa(j)+"/type")
+		}
+		beyond = append(beyond, content+strconv.Itoa(parts))
+	}
+	return append(append(types, beyond...), "/output/"+strconv.Itoa(items))
+}
+
+// responseParts reads the values of responsePartsAt.
+func (t *tally) responseParts(v []jsonscan.Value) {
+	for _, part := range v {
+		known := is(part, "output_text") || is(part, "reasoning_text") || is(part, "text")
+		t.hindered = t.hindered || part.Kind() != jsonscan.Missing && !known
 	}
 }

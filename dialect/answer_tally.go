@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"bytes"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -60,6 +61,8 @@ type tally struct {
 	deltas, bytes int64 // of text that passed
 	newer         bool  // deltas came after the last report of output
 
+	hindered bool // an answer did not end because the model was done, or is a refusal
+
 	sequence        int64 // OpenAI responses: the number of the next event
 	begun, finished [maxChoices / 64]uint64
 	stray           bool // a choice was beyond maxChoices
@@ -87,7 +90,7 @@ func (t *tally) use(o *Outcome, prompt int64) {
 	if t.deltas > 0 && in <= 0 && out <= 0 && t.total <= 0 {
 		in, out = -1, -1 // some servers fill every chunk with zeros
 	}
-	if t.deltas > 0 && (out <= 0 || t.newer && !o.Complete) {
+	if t.deltas > 0 && (out <= 0 || t.newer || t.farMore(out)) {
 		out, o.Estimated = max(out, t.least, guess), true
 	}
 	if in < 0 {
@@ -96,17 +99,18 @@ func (t *tally) use(o *Outcome, prompt int64) {
 	o.Usage = weir.Usage{Input: in, Cached: min(max(t.cached, 0), in), Output: max(out, t.least, 0)}
 }
 
+// farMore reports whether much more has passed than a report of output says: at
+// least 8 deltas, more than twice as many as tokens, with more than eight bytes
+// for each token. Some servers report each chunk by itself. Deltas alone are no
+// sign, because others send every letter as one.
+func (t *tally) farMore(output int64) bool {
+	return t.deltas >= 8 && output < t.deltas/2 && output < t.bytes/8
+}
+
 // raise sets *n to a count that is reported, if that is larger.
 func raise(n *int64, v jsonscan.Value) {
 	if c, ok := count(v); ok {
 		*n = max(*n, c)
-	}
-}
-
-// latest sets *n to a count that is reported.
-func latest(n *int64, v jsonscan.Value) {
-	if c, ok := count(v); ok {
-		*n = c
 	}
 }
 
@@ -190,20 +194,40 @@ func (t *tally) finishedBy(v jsonscan.Value) {
 }
 
 // choice notes that a choice has begun, and whether it is finished.
-func (t *tally) choice(index int64, finished bool) {
+func (t *tally) choice(index int64, finish jsonscan.Value) {
 	if index < 0 || index >= maxChoices {
 		t.stray = true
 		return
 	}
 	t.begun[index/64] |= 1 << (index % 64)
-	if finished {
+	if finish.Kind() == jsonscan.String && len(finish.Raw()) > 2 {
 		t.finished[index/64] |= 1 << (index % 64)
+		t.hindered = t.hindered || !natural(finish)
 	}
 }
 
-// settled reports whether there were choices, and all have finished.
-func (t *tally) settled() bool {
-	return !t.stray && t.begun != [len(t.begun)]uint64{} && t.begun == t.finished
+// natural reports whether a finish reason says that the model itself was done. It
+// is one of the documented words: OpenAI's, Anthropic's, those of TGI and of
+// servers that took them over, and the status of OpenAI's responses.
+func natural(finish jsonscan.Value) bool {
+	switch string(finish.Raw()) {
+	case `"stop"`, `"tool_calls"`, `"function_call"`,
+		`"end_turn"`, `"stop_sequence"`, `"tool_use"`,
+		`"eos_token"`, `"eos"`,
+		`"completed"`:
+		return true
+	}
+	return false
+}
+
+// settled reports whether all choices that have begun are finished, and they are
+// as many as were asked for.
+func (t *tally) settled(asked int64) bool {
+	n := 0
+	for _, set := range t.finished {
+		n += bits.OnesCount64(set)
+	}
+	return !t.stray && int64(n) >= max(asked, 1) && t.begun == t.finished
 }
 
 // over reports whether nothing must follow.
@@ -213,7 +237,7 @@ func (t *tally) over() bool { return t.ended || t.failed }
 // is one, whatever its form.
 func (t *tally) failure(v []jsonscan.Value, sure bool) {
 	e := v[atError]
-	if sure = sure || reported(e) || is(v[atObject], "error") || is(v[atType], "error"); !sure {
+	if sure = sure || failing(e) || is(v[atObject], "error") || is(v[atType], "error"); !sure {
 		return
 	}
 	kind, code, message := v[atErrorType], v[atErrorCode], v[atErrorMessage]
@@ -245,6 +269,12 @@ func (t *tally) fail(label, message string) {
 		label += ": "
 	}
 	t.err = clip(label+message, maxErr)
+}
+
+// failing reports whether the member error says that there is one: a text or an
+// object. Anything else is what a model calls so, such as the error of a fit.
+func failing(e jsonscan.Value) bool {
+	return (e.Kind() == jsonscan.String || e.Kind() == jsonscan.Object) && reported(e)
 }
 
 // reported reports whether a member says anything: not null, false or empty.

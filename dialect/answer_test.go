@@ -30,6 +30,7 @@ type golden struct {
 	Stream   bool
 	Prompt   int64
 	Injected bool
+	Answers  int64 // 0: one
 	Outcome  Outcome
 
 	name             string
@@ -118,7 +119,7 @@ func endpointOf(form string) *endpoint {
 }
 
 func (g golden) call() *Call {
-	return &Call{endpoint: g.endpoint, Stream: g.Stream, Estimate: Estimate{Input: g.Prompt}, usageInjected: g.Injected}
+	return &Call{endpoint: g.endpoint, Stream: g.Stream, Estimate: Estimate{Input: g.Prompt, Answers: g.Answers}, usageInjected: g.Injected}
 }
 
 func (g golden) answer() *Answer {
@@ -228,7 +229,7 @@ func TestWholeAnswersAreCompleteOnlyWhole(t *testing.T) {
 		broken := io.MultiReader(strings.NewReader(g.upstream), iotest.ErrReader(io.ErrUnexpectedEOF))
 		got, err := g.pass(broken, 512)
 		want := g.Outcome
-		want.Complete, want.Known = false, g.Outcome.Known && g.Form != "count"
+		want.Complete, want.Stopped, want.Known = false, false, g.Outcome.Known && g.Form != "count"
 		if got.outcome != want || got.body != g.upstream || err != io.ErrUnexpectedEOF {
 			t.Errorf("%s: a transport that fails: %+v", g.name, got)
 		}
@@ -245,7 +246,7 @@ func TestLargeAnswersAreNotKept(t *testing.T) {
 	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{body}, make([]byte, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	want := Outcome{Usage: weir.Usage{Input: 8}, Known: true, Model: "m", Complete: true}
+	want := Outcome{Usage: weir.Usage{Input: 8}, Known: true, Model: "m", Complete: true, Stopped: true}
 	if got := a.Outcome(); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -282,10 +283,20 @@ func TestWhichAnswersAreFollowed(t *testing.T) {
 	}{
 		{"an event stream", "chat", true, 200, http.Header{"Content-Type": {"text/event-stream; charset=utf-8"}}, followed},
 		{"an event stream that was not asked for", "chat", false, 200, http.Header{"Content-Type": {"Text/Event-Stream"}}, followed},
-		{"an event stream that is no success", "chat", true, 500, http.Header{"Content-Type": {"text/event-stream"}}, followed},
+		{"an event stream that is no success", "chat", true, 500, http.Header{"Content-Type": {"text/event-stream"}}, failed},
+		{"an event stream that was moved", "chat", true, 302, http.Header{"Content-Type": {"text/event-stream"}}, failed},
+		{"an encoded event stream that is no success", "chat", true, 500, http.Header{"Content-Type": {"text/event-stream"}, "Content-Encoding": {"gzip"}}, unread},
 		{"JSON although a stream was asked for", "chat", true, 200, http.Header{"Content-Type": {"application/json"}}, whole},
 		{"JSON of another type", "chat", true, 400, http.Header{"Content-Type": {"application/problem+json"}}, whole},
 		{"no type", "chat", false, 200, http.Header{}, whole},
+		{"no type although a stream was asked for", "chat", true, 200, http.Header{}, sniffed},
+		{"plain text although a stream was asked for", "chat", true, 200, http.Header{"Content-Type": {"Text/Plain; charset=utf-8"}}, sniffed},
+		{"plain text", "chat", false, 200, http.Header{"Content-Type": {"text/plain"}}, unread},
+		{"an error without a type although a stream was asked for", "chat", true, 500, http.Header{}, whole},
+		{"an error in plain text although a stream was asked for", "chat", true, 500, http.Header{"Content-Type": {"text/plain"}}, unread},
+		{"encoded text although a stream was asked for", "chat", true, 200, http.Header{"Content-Type": {"text/plain"}, "Content-Encoding": {"gzip"}}, opaque},
+		{"no type of an endpoint without streams", "embedding", true, 200, http.Header{}, whole},
+		{"lines without a type", "ollama-chat", true, 200, http.Header{}, sniffed},
 		{"lines of JSON", "ollama-chat", true, 200, http.Header{"Content-Type": {"application/x-ndjson"}}, followed},
 		{"lines of JSON that were not asked for", "ollama-chat", false, 200, http.Header{"Content-Type": {"application/x-ndjson"}}, followed},
 		{"lines of JSON under another name", "ollama-chat", true, 200, http.Header{"Content-Type": {"application/json"}}, followed},
@@ -301,12 +312,13 @@ func TestWhichAnswersAreFollowed(t *testing.T) {
 		{"not encoded", "chat", true, 200, http.Header{"Content-Type": {"text/event-stream"}, "Content-Encoding": {"Identity"}}, followed},
 		{"no content", "chat", true, 204, http.Header{"Content-Type": {"text/event-stream"}}, unread},
 		{"not modified", "chat", true, 304, http.Header{"Content-Type": {"text/event-stream"}}, unread},
-		{"an empty stream", "chat", true, 200, http.Header{"Content-Type": {"text/event-stream"}, "Content-Length": {"0"}}, unread},
+		{"content that is reset", "chat", true, 205, http.Header{"Content-Type": {"text/event-stream"}}, unread},
+		{"an empty stream", "chat", true, 200, http.Header{"Content-Type": {"text/event-stream"}, "Content-Length": {"0"}}, followed},
 		{"sound", "media", false, 200, http.Header{"Content-Type": {"audio/mpeg"}}, unread},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := (&Call{endpoint: endpointOf(c.form), Stream: c.stream}).Answer(c.status, c.header)
-			if a.mode != c.want || a.Streams() != (c.want == followed) || a.Resizes() != a.Streams() {
+			if a.mode != c.want || a.Streams() != (c.want == followed || c.want == sniffed) || a.Resizes() != a.Streams() {
 				t.Errorf("mode %d, streams %t, resizes %t; want mode %d", a.mode, a.Streams(), a.Resizes(), c.want)
 			}
 		})
@@ -338,17 +350,18 @@ func TestWhatIsNotReadPasses(t *testing.T) {
 	gzipped := http.Header{"Content-Type": {"text/event-stream"}, "Content-Encoding": {"gzip"}}
 	half := `data: {"choices":[{"index":0,"del`
 	for _, c := range []struct {
-		name     string
-		call     *Call
-		header   http.Header
-		body     io.ReadCloser
-		text     string
-		complete bool
+		name   string
+		call   *Call
+		header http.Header
+		body   io.ReadCloser
+		text   string
+		want   Outcome
 	}{
-		{"an unknown endpoint", &Call{}, events, io.NopCloser(strings.NewReader(half)), half, true},
-		{"an endpoint whose answers are not read", &Call{endpoint: &endpoint{name: "files"}}, events, io.NopCloser(strings.NewReader(half)), half, true},
-		{"an encoded stream", &Call{endpoint: endpointOf("chat")}, gzipped, io.NopCloser(strings.NewReader(half)), half, false},
-		{"the answer to HEAD", &Call{endpoint: endpointOf("chat")}, events, http.NoBody, "", true},
+		{"an unknown endpoint", &Call{}, events, io.NopCloser(strings.NewReader(half)), half, Outcome{Complete: true, Stopped: true}},
+		{"an endpoint whose answers are not read", &Call{endpoint: &endpoint{name: "files"}}, events, io.NopCloser(strings.NewReader(half)), half, Outcome{Complete: true, Stopped: true}},
+		{"an encoded stream", &Call{endpoint: endpointOf("chat")}, gzipped, io.NopCloser(strings.NewReader(half)), half, Outcome{}},
+		{"an encoded stream that may end anywhere", &Call{endpoint: endpointOf("media")}, gzipped, io.NopCloser(strings.NewReader(half)), half, Outcome{Complete: true, Stopped: true}},
+		{"an answer that can only be encoded chat", &Call{endpoint: endpointOf("chat")}, http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {"gzip"}}, io.NopCloser(strings.NewReader(half)), half, Outcome{Complete: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := c.call.Answer(200, c.header)
@@ -356,8 +369,8 @@ func TestWhatIsNotReadPasses(t *testing.T) {
 			if string(got) != c.text || err != nil {
 				t.Errorf("%q, %v", got, err)
 			}
-			if got, want := a.Outcome(), (Outcome{Complete: c.complete}); got != want {
-				t.Errorf("%+v, want %+v", got, want)
+			if got := a.Outcome(); got != c.want {
+				t.Errorf("%+v, want %+v", got, c.want)
 			}
 		})
 	}

@@ -45,23 +45,58 @@ type endpoint struct {
 	name string
 	api  api
 	// match reports whether a path is this endpoint's, and the model that the
-	// path names, if it does.
+	// path names, if it does. The path has no slash at its end; if the endpoint
+	// manages, it is a plainPath.
 	match func(path string) (model string, ok bool)
 	// manages says that the call changes the server itself, such as Ollama's pull.
 	manages bool
+	// either tells by the body which other endpoint this is; nil: it is itself.
+	either  *either
 	request *requestForm // nil: the body is not read
 	answers *answerForm  // nil: the answer is not read
 	batch   *batchForm   // nil: requests are not put together
 }
 
-// find returns the endpoint of a path, nil if none is known.
+// find returns the endpoint of a path, nil if none is known. One slash at the end
+// does not matter: most servers send the client on to the path without.
 func (d *Dialect) find(path string) (*endpoint, string) {
+	path = strings.TrimSuffix(path, "/")
+	plain := ""
 	for _, e := range d.endpoints {
-		if model, ok := e.match(path); ok {
+		p := path
+		if e.manages {
+			if plain == "" {
+				plain = plainPath(path)
+			}
+			p = plain
+		}
+		if model, ok := e.match(p); ok {
 			return e, model
 		}
 	}
 	return nil, ""
+}
+
+// either is a choice between endpoints by the first of some members that a body has.
+type either struct {
+	members *jsonscan.Paths
+	are     []*endpoint // in the order of members
+}
+
+// endpoint returns the one that body is for, nil if it has none of the members or
+// cannot be read.
+func (e *either) endpoint(body []byte, depth int) *endpoint {
+	var room [maxPointers]jsonscan.Value
+	values, err := e.members.Find(room[:0], body, depth)
+	if err != nil {
+		return nil
+	}
+	for i, v := range values {
+		if v.Kind() > jsonscan.Null {
+			return e.are[i]
+		}
+	}
+	return nil
 }
 
 // apiOf is whose form the answers of a path have.
@@ -121,9 +156,7 @@ func oneStep(s string) bool { return s != "" && strings.IndexByte(s, '/') < 0 }
 func changes(a api, suffixes ...string) []*endpoint {
 	var all []*endpoint
 	for _, s := range suffixes {
-		all = append(all, &endpoint{name: strings.TrimPrefix(s, "/"), api: a, manages: true, match: func(p string) (string, bool) {
-			return "", strings.HasSuffix(plainPath(p), s)
-		}})
+		all = append(all, &endpoint{name: strings.TrimPrefix(s, "/"), api: a, manages: true, match: endsIn(s)})
 	}
 	return all
 }
@@ -131,8 +164,20 @@ func changes(a api, suffixes ...string) []*endpoint {
 // changesBelow is changes for everything below a path.
 func changesBelow(a api, folder string) *endpoint {
 	return &endpoint{name: strings.TrimPrefix(folder, "/"), api: a, manages: true, match: func(p string) (string, bool) {
-		return "", strings.Contains(plainPath(p)+"/", folder+"/")
+		return "", strings.HasSuffix(p, folder) || strings.Contains(p, folder+"/")
 	}}
+}
+
+// below keeps of an endpoint what is below a folder.
+func below(folder string, e *endpoint) *endpoint {
+	match := e.match
+	e.match = func(path string) (string, bool) {
+		if !strings.Contains(path, folder) {
+			return "", false
+		}
+		return match(path)
+	}
+	return e
 }
 
 // plainPath is p in small letters, without doubled slashes, dots, and a slash at

@@ -35,6 +35,31 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// TestNamesFit: a look at a name has room for the longest that matters.
+func TestNamesFit(t *testing.T) {
+	var check func(n *names)
+	check = func(n *names) {
+		for _, m := range n.list {
+			if text, same := folded(make([]byte, 0, longestName), []byte(m.text)); string(text) != m.text || !same {
+				t.Errorf("%q: want small letters, digits and _, at most %d", m.text, longestName)
+			}
+			if m.inside != nil {
+				check(m.inside)
+			}
+		}
+	}
+	for _, d := range everyDialect() {
+		for _, e := range d.endpoints {
+			if e.request != nil {
+				check(&e.request.names)
+			}
+		}
+		if d.other != nil {
+			check(&d.other.names)
+		}
+	}
+}
+
 func TestWhoseFormAPathHas(t *testing.T) {
 	f := func(d *Dialect, path string, want api) {
 		t.Helper()

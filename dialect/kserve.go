@@ -1,9 +1,6 @@
 package dialect
 
-import (
-	"bytes"
-	"strings"
-)
+import "bytes"
 
 // KServe returns the dialect of KServe's two protocols and of what Triton adds to
 // the second; below /openai/ it is OpenAI's.
@@ -24,15 +21,8 @@ func KServe() *Dialect {
 		own = append(own, changesBelow(apiKServe, folder))
 	}
 	own = append(own, changes(apiKServe, "/trace/setting")...)
-	for _, e := range openAIEndpoints() {
-		match := e.match
-		e.match = func(path string) (string, bool) {
-			if !strings.Contains(path, "/openai/") {
-				return "", false
-			}
-			return match(path)
-		}
-		own = append(own, e)
+	for _, e := range append(openAIEndpoints(), openAIChanges()...) {
+		own = append(own, below("/openai/", e))
 	}
 	return &Dialect{
 		name:      "kserve",

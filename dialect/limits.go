@@ -149,7 +149,7 @@ func untilOf(at, now time.Time) (time.Duration, bool) {
 // RateLimit and RateLimit-Policy are removed, too: set your own afterwards.
 func (d *Dialect) SetLimits(h http.Header, path string, limits []Limit, now time.Time) {
 	for name := range h {
-		if isLimitField(name) {
+		if IsLimitField(name) {
 			delete(h, name)
 		}
 	}
@@ -173,7 +173,7 @@ func (d *Dialect) SetLimits(h http.Header, path string, limits []Limit, now time
 }
 
 // set describes the first of limits that has f's unit. Clients want all three
-// fields; a quota that is not known is left out all the same, for 0 would be wrong.
+// fields; what is not known is left out all the same, for 0 would be wrong.
 func (f *limitFields) set(h http.Header, limits []Limit, reset func(*Limit) string) {
 	for i := range limits {
 		l := &limits[i]
@@ -184,21 +184,25 @@ func (f *limitFields) set(h http.Header, limits []Limit, reset func(*Limit) stri
 			h[f.limit] = []string{strconv.FormatInt(l.Quota, 10)}
 		}
 		h[f.remaining] = []string{strconv.FormatInt(max(0, l.Remaining), 10)}
-		h[f.reset] = []string{reset(l)}
+		// Where something is used and the time is not known, "now" would be wrong.
+		if known := l.Full > 0 || l.Quota > 0 && l.Remaining >= l.Quota; known {
+			h[f.reset] = []string{reset(l)}
+		}
 		return
 	}
 }
 
-// isLimitField reports whether a field describes limits, in whatever spelling:
-// also X-RateLimit-Limit-Project-Tokens, Anthropic's for its priority tier,
-// Azure's, and RateLimit-Limit of older drafts.
-func isLimitField(name string) bool {
-	for _, prefix := range [...]string{"X-Ratelimit-", "Anthropic-Ratelimit-", "Anthropic-Priority-", "X-Ms-Ratelimit-", "Ratelimit-"} {
-		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
-			return true
-		}
+// IsLimitField reports whether a field describes limits, in whatever spelling:
+// also X-RateLimit-Limit-Project-Tokens, RateLimit-Limit of older drafts,
+// X-Rate-Limit-Limit, Mistral's by size, Azure's, what LiteLLM repeats of its own
+// upstream, and Anthropic's for its priority tier.
+func IsLimitField(name string) bool {
+	const longest = 128 // characters; the forms have fewer
+	if len(name) > longest {
+		return false
 	}
-	return strings.EqualFold(name, "Ratelimit")
+	name = strings.ToLower(name)
+	return strings.Contains(name, "ratelimit") || strings.Contains(name, "rate-limit") || strings.HasPrefix(name, "anthropic-priority-")
 }
 
 // roundUp rounds d up to a multiple of unit; less than nothing is 0.

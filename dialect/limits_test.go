@@ -127,12 +127,14 @@ func TestSetLimits(t *testing.T) {
 			"X-Ratelimit-Limit-Requests", "1", "X-Ratelimit-Remaining-Requests", "0", "X-Ratelimit-Reset-Requests", "12ms",
 			"X-Ratelimit-Limit-Tokens", "1", "X-Ratelimit-Remaining-Tokens", "1", "X-Ratelimit-Reset-Tokens", "0s")},
 		{"leaves out a quota that is not known, and shows no debt", openAI, []dialect.Limit{{"requests", 0, -3, -5}}, fields(
-			"X-Ratelimit-Remaining-Requests", "0", "X-Ratelimit-Reset-Requests", "0s")},
+			"X-Ratelimit-Remaining-Requests", "0")},
+		{"leaves out when a used quota is full where that is not known", openAI, []dialect.Limit{{"requests", 5, 0, 0}}, fields(
+			"X-Ratelimit-Limit-Requests", "5", "X-Ratelimit-Remaining-Requests", "0")},
 		{"sets four units for anthropic, with dates in UTC rounded up", anthropic, all, fields(
 			"Anthropic-Ratelimit-Requests-Limit", "60", "Anthropic-Ratelimit-Requests-Remaining", "59", "Anthropic-Ratelimit-Requests-Reset", "2026-03-01T11:00:02Z",
 			"Anthropic-Ratelimit-Tokens-Limit", "150000", "Anthropic-Ratelimit-Tokens-Remaining", "149984", "Anthropic-Ratelimit-Tokens-Reset", "2026-03-01T11:06:01Z",
 			"Anthropic-Ratelimit-Input-Tokens-Limit", "100", "Anthropic-Ratelimit-Input-Tokens-Remaining", "50", "Anthropic-Ratelimit-Input-Tokens-Reset", "2026-03-01T11:00:01Z",
-			"Anthropic-Ratelimit-Output-Tokens-Limit", "10", "Anthropic-Ratelimit-Output-Tokens-Remaining", "0", "Anthropic-Ratelimit-Output-Tokens-Reset", "2026-03-01T11:00:01Z")},
+			"Anthropic-Ratelimit-Output-Tokens-Limit", "10", "Anthropic-Ratelimit-Output-Tokens-Remaining", "0")},
 		{"only removes without limits", openAI, nil, http.Header{}},
 		{"only removes for ollama", speakers()[2], all, http.Header{}},
 		{"only removes for kserve", speakers()[3], all, http.Header{}},

@@ -1,7 +1,7 @@
 package dialect
 
 // Ollama returns the dialect of Ollama: its own API below /api/, OpenAI's and
-// Anthropic's below /v1/. What changes the server's models Manages.
+// Anthropic's below /v1/. What changes the server's models or its account Manages.
 func Ollama() *Dialect {
 	own := []*endpoint{
 		{name: "api/generate", match: endsIn("/api/generate"), request: ollamaRequest("/prompt", "/suffix", "/system", "/images", "/context"), answers: ollamaGenerateAnswers()},
@@ -12,8 +12,11 @@ func Ollama() *Dialect {
 	for _, e := range own {
 		e.api = apiOllama
 	}
-	own = append(own, changes(apiOllama, "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete")...)
-	own = append(own, changesBelow(apiOllama, "/api/blobs"))
+	// The server has one account for all: who signs it out, by the newer call or by
+	// taking its key away, signs everybody out.
+	own = append(own, changes(apiOllama, "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete",
+		"/api/signout", "/api/experimental/aliases")...)
+	own = append(own, changesBelow(apiOllama, "/api/blobs"), changesBelow(apiOllama, "/api/user/keys"))
 	return &Dialect{
 		name:      "ollama",
 		api:       apiOllama,

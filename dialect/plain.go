@@ -10,6 +10,8 @@ func Plain() *Dialect {
 			roleStream:      {"/stream"},
 			roleTemperature: {"/temperature"},
 			roleSeed:        {"/seed"},
+			roleLarge:       {"/messages", "/prompt", "/input", "/inputs", "/instances", "/data"},
 		},
+		others: true,
 	}.compiled()}
 }

@@ -2,6 +2,8 @@ package dialect
 
 import (
 	"bytes"
+	"cmp"
+	"math"
 	"net/http"
 
 	"github.com/inferweir/weir/internal/jsonscan"
@@ -9,8 +11,13 @@ import (
 
 // Request is what Read looks at.
 type Request struct {
-	// Method and Path are the client's, the path decoded and without a query.
+	// Method is the client's. Path is the path as the upstream gets it, decoded:
+	// behind the base path of the upstream's address, if it has one. A model server
+	// at http://host/v1 gets /v1/chat/completions, whatever the client called.
 	Method, Path string
+	// Query is what stands behind the path and its question mark, escapes and all;
+	// "" where nothing does.
+	Query string
 	// Body is the whole body, without any Content-Encoding. The Call keeps it: it
 	// must not change afterwards.
 	Body []byte
@@ -25,8 +32,9 @@ type Call struct {
 	// "chat/completions". It is "" where the path and the method are none that
 	// is known: the request is passed on unread.
 	Endpoint string
-	// Model is what the path names, which no body overrides, or else what the
-	// body names. "" where neither does.
+	// Model is what path, query (the parameter model, on OpenAI's endpoints) and
+	// body name. "" where none does, and where they name different models: then
+	// Err says so. If only the body is at fault, it is the path's.
 	Model string
 	// Stream says that the client asked for a stream.
 	Stream bool
@@ -43,10 +51,13 @@ type Call struct {
 	// Manages says that the call changes the server itself, for everybody, such
 	// as Ollama's pull or Triton's load.
 	Manages bool
-	// Err says why the body could not be read in one way only, in jsonscan's
-	// words. Then another reader of it may see another model, and everything
-	// above that comes from the body is unknown. It is nil where the body was
-	// read, is empty, or need not be read.
+	// Err says why the request could not be read in one way only: the body is no
+	// JSON, has a member twice, or one that readers who ignore case take for
+	// another ("Model"); or two models are named. Then another reader may see
+	// another model. Model is not the body's, Estimate.Input is at least what the
+	// length of the body makes, and all else above that comes from the body is as
+	// little sure as the body. Err is nil where the body was read, is empty, or
+	// need not be read.
 	Err error
 
 	endpoint *endpoint // nil with Endpoint ""
@@ -73,6 +84,7 @@ const (
 	roleCap     // on the tokens of one answer
 	roleAnswers // how many are wanted
 	roleText    // what the model reads
+	roleLarge   // often long, and not counted: to be passed over as a whole
 	roleItems
 	roleUnsteady // unless absent, null or false, the answer depends on more than the request
 	roleTools    // likewise, by their types
@@ -119,7 +131,11 @@ type requestForm struct {
 	// orFiles says that other bodies than JSON, such as multipart forms and
 	// tensors in binary, are right, too. They are not read.
 	orFiles func(body []byte) bool
+	// others says that bodies are anybody's, whose members have other meanings,
+	// too. Only what looks like the model's is then taken for it.
+	others bool
 
+	names names // that other members must not look like
 	paths *jsonscan.Paths
 	first [roles + 1]int // the values of role r are values[first[r]:first[r+1]]
 }
@@ -130,6 +146,12 @@ func (f requestForm) compiled() *requestForm {
 	for r, pointers := range f.pointers {
 		f.first[r] = len(all)
 		all = append(all, pointers...)
+		if f.others && role(r) != roleModel || role(r) == roleLarge {
+			continue
+		}
+		for _, p := range pointers {
+			f.names.add(p)
+		}
 	}
 	f.first[roles] = len(all)
 	f.paths = mustCompile(all...)
@@ -160,8 +182,11 @@ func (d *Dialect) Read(r Request) *Call {
 	switch {
 	case e != nil && (e.manages || asks(r.Method)):
 		c.endpoint, c.Endpoint, c.Model, c.Manages = e, e.name, model, e.manages
+		if e.either != nil {
+			c.endpoint = cmp.Or(e.either.endpoint(r.Body, r.Depth), e)
+		}
 		if e.request != nil {
-			c.read(e.request)
+			c.read(c.endpoint.request, r.Query)
 		}
 	case d.other != nil:
 		c.readOther(d.other)
@@ -182,24 +207,52 @@ func asks(method string) bool {
 	return true
 }
 
-// read reads the body of a known endpoint.
-func (c *Call) read(f *requestForm) {
+// read reads the body of a known endpoint, of whose path Model is. Servers that
+// have the model there, Azure and LiteLLM, look nowhere else.
+func (c *Call) read(f *requestForm, query string) {
 	c.Stream = f.streams == always
-	if len(c.body) == 0 || f.orFiles != nil && f.orFiles(c.body) {
+	path, asked := c.Model, ""
+	if path == "" && c.endpoint.api == apiOpenAI {
+		asked, c.Err = queryModel(query)
+	}
+	if len(c.body) == 0 {
+		c.Model = cmp.Or(path, asked)
+		return
+	}
+	if f.orFiles != nil && f.orFiles(c.body) {
 		return
 	}
 	var room [maxPointers]jsonscan.Value
 	values, err := f.paths.Find(room[:0], c.body, c.depth)
 	if err != nil {
-		c.Err = err
-		// The quota must not be evaded by a body that only others can read.
-		c.Estimate.Input = (int64(len(c.body)) + bytesPerToken - 1) / bytesPerToken
+		c.doubt(err)
 		return
 	}
 	in := found{f, values}
-	if c.Model == "" {
-		c.Model, _ = in.one(roleModel).Text()
+	c.readMembers(in)
+	if err := in.lookalike(c.body); err != nil {
+		c.doubt(err)
+		return
 	}
+	if c.Err != nil {
+		c.doubt(nil) // which the query raised
+		return
+	}
+	if path == "" {
+		named, _ := in.one(roleModel).Text()
+		if c.Model, err = oneModel(asked, named); err != nil {
+			c.doubt(err)
+			return
+		}
+	}
+	if c.Stream && len(in.all(roleUsage)) > 0 {
+		c.askUsage(in)
+	}
+}
+
+// readMembers takes over all that the body says but the model.
+func (c *Call) readMembers(in found) {
+	f := in.form
 	if asked, isBool := in.one(roleStream).Bool(); f.streams != always {
 		c.Stream = asked || f.streams == unlessNot && !isBool
 	}
@@ -210,9 +263,16 @@ func (c *Call) read(f *requestForm) {
 		c.Items = f.count(c.items)
 	}
 	c.Estimate = in.estimate(c.Items)
-	if c.Stream && len(in.all(roleUsage)) > 0 {
-		c.askUsage(in)
+}
+
+// doubt notes that others may read the request in another way. The quota must not
+// be evaded by a body that only others can read.
+func (c *Call) doubt(err error) {
+	if c.Err == nil {
+		c.Err = err
 	}
+	c.Deterministic, c.Items, c.items = false, 0, jsonscan.Value{}
+	c.Estimate.Input = max(c.Estimate.Input, (int64(len(c.body))+bytesPerToken-1)/bytesPerToken)
 }
 
 // readOther reads a body of which nothing is known. What is no JSON has no
@@ -230,9 +290,11 @@ func (c *Call) readOther(f *requestForm) {
 		return
 	}
 	in := found{f, values}
-	c.Model, _ = in.one(roleModel).Text()
 	c.Stream, _ = in.one(roleStream).Bool()
 	c.Deterministic = in.deterministic()
+	if c.Err = in.lookalike(c.body); c.Err == nil {
+		c.Model, _ = in.one(roleModel).Text()
+	}
 }
 
 // maybeObject reports whether some reader might take body for a JSON object.
@@ -240,8 +302,22 @@ func maybeObject(body []byte) bool {
 	return bytes.HasPrefix(bytes.TrimLeft(body, "\ufeff \t\r\n"), []byte("{"))
 }
 
-// isForm is the orFiles of endpoints that take uploads.
-func isForm(body []byte) bool { return !maybeObject(body) }
+// isForm is the orFiles of endpoints that take uploads: a multipart form begins
+// with its boundary. Anything else would be JSON to some reader, or to none.
+func isForm(body []byte) bool { return bytes.HasPrefix(body, []byte("--")) }
+
+// lookalike returns an error if the body has a member that looks like one that is
+// read, and is none.
+func (f found) lookalike(body []byte) error {
+	from := 0
+	for from < len(body) && blank(body[from]) {
+		from++
+	}
+	if from == len(body) || body[from] != '{' {
+		return nil
+	}
+	return f.form.names.lookalike(bytes.TrimRight(body, " \t\r\n"), from, f.values[f.form.first[roleText]:f.form.first[roleLarge+1]])
+}
 
 func (f found) deterministic() bool {
 	if f.form.sampling == varied {
@@ -255,10 +331,8 @@ func (f found) deterministic() bool {
 	if !steadyTools(f.one(roleTools)) {
 		return false
 	}
-	for _, v := range f.all(roleSeed) {
-		if v.Kind() == jsonscan.Number {
-			return true
-		}
+	if seeded(f.all(roleSeed)) {
+		return true
 	}
 	zeros := 0
 	for _, v := range f.all(roleTemperature) {
@@ -270,6 +344,24 @@ func (f found) deterministic() bool {
 		}
 	}
 	return zeros > 0 || f.form.sampling == steady
+}
+
+// seeded reports whether all seeds of a request, one at least, make the same answer
+// each time. To vLLM and llama.cpp -1 is random; to llama.cpp, which keeps 32 bits,
+// so is every number that ends as -1 does.
+func seeded(seeds []jsonscan.Value) bool {
+	good := 0
+	for _, v := range seeds {
+		if v.Kind() <= jsonscan.Null {
+			continue
+		}
+		n, err := v.Int()
+		if err != nil || n < 0 || uint32(n) == math.MaxUint32 {
+			return false
+		}
+		good++
+	}
+	return good > 0
 }
 
 // steadyTools reports whether all tools are run by the client, or there are none.

@@ -17,6 +17,7 @@ func paths() []string {
 	return []string{
 		"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/score", "/tokenize",
 		"/v1/audio/transcriptions", "/v1/images/generations", "/v1/messages", "/v1/messages/count_tokens",
+		"/v1/chat/completions/batch", "/invocations", "/v2/embed", "/engines/a/b/chat/completions",
 		"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/pull",
 		"/v1/models/m:predict", "/v1/models/m:classify", "/v2/models/m/infer", "/v2/models/m/generate", "/v2/models/m/generate_stream", "/other",
 	}
@@ -38,6 +39,7 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add([]byte(`{"stream":true,"stream_options":{"include_usage":false,"a":[1,{}]},"input":["a",[1]],"max_tokens":"1e400","n":-1}`))
 	f.Add([]byte(`{"inputs":[{"shape":[2,0],"data":[]},{"shape":[2],"data":[1,"]"]}],"instances":[[]]}`))
+	f.Add([]byte(`{"\u004dodel":"m","options":{"ſeed":1,"num_predict":2},"messages":[{"a":"]"}],"K":1,"":2,"\\":{}}`))
 	f.Add([]byte(`{"stream": true ,"tools":[{"type":"function"},7,{"\u0074ype":1}],"temperature":-0}`))
 	all := dialects()
 	f.Fuzz(func(t *testing.T, body []byte) {

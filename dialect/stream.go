@@ -135,7 +135,7 @@ func (f *follower) last() bool {
 		left -= len(frame.Raw)
 		complete = f.frame(frame)
 	}
-	if complete && (t.over() || t.mayEnd(f.answer.form.end)) {
+	if complete && (t.over() || t.mayEnd(f.answer.form.end, f.answer.asked)) {
 		return true
 	}
 	*t, f.out = before, f.out[:kept]
@@ -143,8 +143,8 @@ func (f *follower) last() bool {
 }
 
 // mayEnd reports whether a stream may end here without a terminal event.
-func (t *tally) mayEnd(e ending) bool {
-	return e == endClean && !t.open || e == endChoices && t.settled()
+func (t *tally) mayEnd(e ending, asked int64) bool {
+	return e == endClean && !t.open || e == endChoices && t.settled(asked)
 }
 
 // stop ends the stream before its end, and tells the client unless its terminal

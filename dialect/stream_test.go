@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -170,6 +171,58 @@ func TestHowAStreamMayEnd(t *testing.T) {
 	}
 }
 
+// TestAStreamIsWholeWithTheChoicesAskedFor ends streams without their mark.
+func TestAStreamIsWholeWithTheChoicesAskedFor(t *testing.T) {
+	finished := func(indexes ...int) string {
+		var b strings.Builder
+		for _, i := range indexes {
+			fmt.Fprintf(&b, "data: {\"choices\":[{\"index\":%d,\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\n", i)
+		}
+		return b.String()
+	}
+	for _, c := range []struct {
+		name, path, body, upstream string
+		whole                      bool
+	}{
+		{"one of one", "/v1/chat/completions", `{"stream":true}`, finished(0), true},
+		{"one of two", "/v1/chat/completions", `{"stream":true,"n":2}`, finished(0), false},
+		{"two of two", "/v1/chat/completions", `{"stream":true,"n":2}`, finished(1, 0), true},
+		{"one twice", "/v1/chat/completions", `{"stream":true,"n":2}`, finished(0, 0), false},
+		{"two of one", "/v1/chat/completions", `{"stream":true}`, finished(1, 0), true},
+		{"two prompts, one answered", "/v1/completions", `{"stream":true,"prompt":["a","b"]}`, finished(0), false},
+		{"two prompts", "/v1/completions", `{"stream":true,"prompt":["a","b"]}`, finished(0, 1), true},
+		{"two prompts, each twice", "/v1/completions", `{"stream":true,"n":2,"prompt":["a","b"]}`, finished(0, 1, 2), false},
+		{"two prompts, all four", "/v1/completions", `{"stream":true,"n":2,"prompt":["a","b"]}`, finished(0, 1, 2, 3), true},
+		{"the best of three", "/v1/completions", `{"stream":true,"best_of":3,"prompt":"a"}`, finished(0), true},
+		{"two of the best of three", "/v1/completions", `{"stream":true,"n":2,"best_of":3,"prompt":"a"}`, finished(0), false},
+		{"more than are followed", "/v1/chat/completions", `{"stream":true,"n":300}`, finished(0), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for mark, whole := range map[string]bool{"": c.whole, "data: [DONE]\n\n": true} {
+				call := OpenAI().Read(Request{Method: "POST", Path: c.path, Body: []byte(c.body)})
+				a := call.Answer(200, http.Header{"Content-Type": {"text/event-stream"}})
+				_, err := io.ReadAll(a.Body(io.NopCloser(strings.NewReader(c.upstream + mark))))
+				if o := a.Outcome(); (err == nil) != whole || o.Complete != whole || o.Stopped != c.whole {
+					t.Errorf("%q: %v: %+v", mark, err, o)
+				}
+			}
+		})
+	}
+}
+
+func TestAnEmptyStreamIsACut(t *testing.T) {
+	for _, g := range forms() {
+		a := g.call().Answer(200, http.Header{"Content-Type": {g.Type}, "Content-Length": {"0"}})
+		got, err := io.ReadAll(a.Body(http.NoBody))
+		cut, ok := errors.AsType[*CutError](err)
+		if clean := g.endpoint.answers.end == endClean; ok == clean || a.Outcome().Complete != clean {
+			t.Errorf("%s: %v: %+v", g.Form, err, a.Outcome())
+		} else if ok && string(got) != string(errorEvent(g.endpoint, cut.Problem, 0)) {
+			t.Errorf("%s: %q", g.Form, got)
+		}
+	}
+}
+
 func TestTheFirstOfTwoErrorsIsTold(t *testing.T) {
 	const upstream = "data: {\"error\":{\"message\":\"first\",\"code\":7}}\n\nevent: error\ndata: {\"error\":\"second\"}\n\n"
 	got, _ := chatStream().pass(strings.NewReader(upstream), 4096)
@@ -218,6 +271,11 @@ func TestUsageOfACutStreamIsCounted(t *testing.T) {
 		{"with zeros in every report", frame("one", `{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}`) + frame("two", `{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}`), Outcome{Usage: weir.Usage{Input: 40, Output: 2}, Known: true, Estimated: true, Model: "m"}},
 		{"with more cached than read", frame("one", `{"prompt_tokens":9,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":10}}`), Outcome{Usage: weir.Usage{Input: 9, Cached: 9, Output: 1}, Known: true, Model: "m"}},
 		{"with a report that became less", frame("one", `{"prompt_tokens":9,"completion_tokens":5}`) + frame("two", `{"prompt_tokens":0,"completion_tokens":1}`), Outcome{Usage: weir.Usage{Input: 9, Output: 5}, Known: true, Model: "m"}},
+		{"with one report for each chunk", strings.Repeat(frame("one word", `{"prompt_tokens":9,"completion_tokens":1}`), 10), Outcome{Usage: weir.Usage{Input: 9, Output: 20}, Known: true, Estimated: true, Model: "m"}},
+		{"with one report for each of few chunks", strings.Repeat(frame("one word", `{"prompt_tokens":9,"completion_tokens":1}`), 7), Outcome{Usage: weir.Usage{Input: 9, Output: 1}, Known: true, Model: "m"}},
+		{"with half as much reported as came", strings.Repeat(frame("one word", "null"), 9) + frame("one word", `{"prompt_tokens":9,"completion_tokens":5}`), Outcome{Usage: weir.Usage{Input: 9, Output: 5}, Known: true, Model: "m"}},
+		{"with every letter a delta", strings.Repeat(frame("x", "null"), 39) + frame("x", `{"prompt_tokens":9,"completion_tokens":8}`), Outcome{Usage: weir.Usage{Input: 9, Output: 8}, Known: true, Model: "m"}},
+		{"with a report of the total alone", frame("one", "null") + frame("two", `{"total_tokens":30}`), Outcome{Usage: weir.Usage{Input: 30, Output: 2}, Known: true, Estimated: true, Model: "m"}},
 		{"before its first delta", frame("", "null"), Outcome{Model: "m"}},
 		{"with nothing but an input", frame("", `{"prompt_tokens":9}`), Outcome{Usage: weir.Usage{Input: 9}, Known: true, Model: "m"}},
 	} {
@@ -375,6 +433,10 @@ func FuzzStreams(f *testing.F) {
 		f.Add([]byte(g.upstream), uint16(7), true)
 	}
 	list := forms()
+	for _, g := range forms() {
+		g.Type = "text/plain"
+		list = append(list, g)
+	}
 	f.Fuzz(func(t *testing.T, upstream []byte, cut uint16, injected bool) {
 		first := upstream[:min(int(cut), len(upstream))]
 		for _, g := range list {
@@ -387,9 +449,19 @@ func FuzzStreams(f *testing.F) {
 				if len(o.Err) > maxErr || o.Usage.Input < 0 || o.Usage.Output < 0 || o.Usage.Cached > o.Usage.Input {
 					t.Fatalf("%s: %+v", g.Form, o)
 				}
+				if err == nil && a.mode != followed { // it did not begin like a stream
+					if !bytes.Equal(got, upstream) {
+						t.Fatalf("%s: %q is not what came:\n%q", g.Form, got, upstream)
+					}
+					continue
+				}
 				over := a.tally.over()
 				cut, isCut := errors.AsType[*CutError](err)
 				switch {
+				case a.mode != followed && a.mode != sniffed:
+					if err != end {
+						t.Fatalf("%s: ended by %v: %v", g.Form, end, err)
+					}
 				case end == context.Canceled && err != end, isCut == (err == nil || err == context.Canceled), err == nil && !over:
 					t.Fatalf("%s: ended by %v: %v, over %t", g.Form, end, err, over)
 				case isCut && !over:

@@ -9,8 +9,9 @@ import (
 
 // appendStripped appends an event of OpenAI's chunks to dst without the usage that
 // only Weir asked for: nothing where the event is there for the usage alone, and
-// otherwise the event without the member usage. What cannot be removed in one way
-// only stays: data of several lines, or a name that is written with escapes.
+// otherwise the event without the member usage. One whose name is written with
+// escapes stays. An event that also has an id or another field that clients keep
+// is never left out.
 func appendStripped(dst []byte, frame sse.Frame, v []jsonscan.Value) []byte {
 	usage := v[chunkUsage]
 	switch usage.Kind() {
@@ -18,17 +19,99 @@ func appendStripped(dst []byte, frame sse.Frame, v []jsonscan.Value) []byte {
 		return append(dst, frame.Raw...)
 	case jsonscan.Null:
 	default:
-		if isEmptyArray(v[chunkChoices]) {
+		if isEmptyArray(v[chunkChoices]) && onlyUsage(frame.Data) && onlyData(frame.Raw) {
 			return dst
 		}
 	}
-	data, ok := dataIn(frame)
 	from, to, removable := memberAt(frame.Data, usage, `"usage"`)
-	if !ok || !removable {
+	if !removable {
 		return append(dst, frame.Raw...)
 	}
-	dst = append(dst, frame.Raw[:data+from]...)
-	return append(dst, frame.Raw[data+to:]...)
+	// Nearly every event is one line, and then there is nothing to search.
+	if first, ok := bytes.CutPrefix(frame.Raw, []byte("data:")); ok {
+		first = bytes.TrimPrefix(first, []byte(" "))
+		if bytes.HasPrefix(first, frame.Data) {
+			at := len(frame.Raw) - len(first)
+			dst = append(dst, frame.Raw[:at+from]...)
+			return append(dst, frame.Raw[at+to:]...)
+		}
+	}
+	return appendWithout(dst, frame, from, to)
+}
+
+// onlyUsage reports whether a chunk has no member that a usage chunk has not. null
+// says nothing.
+func onlyUsage(data []byte) bool {
+	for w := into(bytes.TrimLeft(data, jsonSpace)); ; {
+		name, ok := w.next()
+		if !ok {
+			return true
+		}
+		value, _ := w.next()
+		switch string(name) {
+		case `"id"`, `"object"`, `"created"`, `"model"`, `"choices"`, `"usage"`, `"system_fingerprint"`, `"service_tier"`, `"obfuscation"`:
+		default:
+			if string(value) != "null" {
+				return false
+			}
+		}
+	}
+}
+
+// onlyData reports whether a frame has no fields but data and event.
+func onlyData(raw []byte) bool {
+	for raw = bytes.TrimPrefix(raw, []byte("\ufeff")); len(raw) > 0; {
+		line, end := firstLine(raw)
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		switch string(name) {
+		case "", "data", "event":
+		default:
+			return false
+		}
+		raw = raw[len(line)+end:]
+	}
+	return true
+}
+
+// appendWithout appends a frame without the bytes from to to of its data, which
+// may be of several lines. Each stays a line, and where the line ends the data has
+// white space.
+func appendWithout(dst []byte, frame sse.Frame, from, to int) []byte {
+	kept, at := len(dst), 0
+	for raw := frame.Raw; len(raw) > 0; {
+		line, end := firstLine(raw)
+		name, value, _ := bytes.Cut(bytes.TrimPrefix(line, []byte("\ufeff")), []byte(":"))
+		if string(name) == "data" {
+			value = bytes.TrimPrefix(value, []byte(" "))
+			if at+len(value) > len(frame.Data) || !bytes.Equal(frame.Data[at:at+len(value)], value) {
+				break // it is not what clients read
+			}
+			low, high := min(max(from-at, 0), len(value)), min(max(to-at, 0), len(value))
+			dst = append(dst, line[:len(line)-len(value)]...)
+			dst = append(append(dst, value[:low]...), value[high:]...)
+			at += len(value) + 1
+		} else {
+			dst = append(dst, line...)
+		}
+		dst = append(dst, raw[len(line):len(line)+end]...)
+		raw = raw[len(line)+end:]
+	}
+	if at != len(frame.Data)+1 {
+		return append(dst[:kept], frame.Raw...)
+	}
+	return dst
+}
+
+// firstLine is the first line of raw, and how long its end is.
+func firstLine(raw []byte) (line []byte, end int) {
+	i := bytes.IndexAny(raw, "\r\n")
+	switch {
+	case i < 0:
+		return raw, 0
+	case bytes.HasPrefix(raw[i:], []byte("\r\n")):
+		return raw[:i], 2
+	}
+	return raw[:i], 1
 }
 
 func isEmptyArray(v jsonscan.Value) bool {
@@ -37,29 +120,6 @@ func isEmptyArray(v jsonscan.Value) bool {
 }
 
 const jsonSpace = " \t\r\n"
-
-// dataIn is where the data of a frame begins in its bytes, if it is one line.
-func dataIn(frame sse.Frame) (int, bool) {
-	if bytes.ContainsAny(frame.Data, "\r\n") {
-		return 0, false
-	}
-	// Nearly every event is one line, and then there is nothing to search.
-	if first, ok := bytes.CutPrefix(frame.Raw, []byte("data:")); ok {
-		first = bytes.TrimPrefix(first, []byte(" "))
-		if bytes.HasPrefix(first, frame.Data) {
-			return len(frame.Raw) - len(first), true
-		}
-	}
-	at := bytes.LastIndex(frame.Raw, frame.Data)
-	if at < 0 {
-		return 0, false
-	}
-	before := frame.Raw[:at]
-	before = bytes.TrimSuffix(before, []byte(" "))
-	before, ok := bytes.CutSuffix(before, []byte("data:"))
-	start := len(before) == 0 || before[len(before)-1] == '\n' || before[len(before)-1] == '\r' || string(before) == "\ufeff"
-	return at, ok && start
-}
 
 // memberAt finds what to remove of data, so that the member of the outermost
 // object with this name and value, and one comma, are gone and nothing else: the

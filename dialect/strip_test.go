@@ -31,6 +31,8 @@ func TestUsageThatOnlyWeAskedForIsRemoved(t *testing.T) {
 			in := strings.ReplaceAll(around, "%", c.in)
 			want := strings.ReplaceAll(strings.Replace(around, "%", c.want, 1), "%", c.in)
 			switch {
+			case c.want == "" && strings.Contains(around, "\nid:"):
+				want = strings.Replace(around, "%", `{"choices":[ ]}`, 1) // it has more than the usage
 			case c.want == "" && around[0] == ':':
 				want = ": {\"usage\":null}\n" // a frame of its own
 			case c.want == "":
@@ -44,18 +46,52 @@ func TestUsageThatOnlyWeAskedForIsRemoved(t *testing.T) {
 	}
 }
 
-func TestWhereTheUsageIsIsNotGuessed(t *testing.T) {
+// A byte order mark behind the first line makes another field of data: then
+// nothing is touched.
+func TestUsageIsRemovedWhereverItsLineIs(t *testing.T) {
 	g := chatStream()
 	g.Injected = true
-	const event = `{"choices":[{"index":0}],"usage":null}`
-	for _, in := range []string{
-		"event: x\ndata: " + event + "\n: data: " + event + "\n\n",
-		"event: x\ndata: " + event + "\nid: " + event + "\n\n",
-		"data: {\"choices\":[],\ndata: \"usage\":null}\n\n",
+	const event, rest = `{"choices":[{"index":0}],"usage":null}`, `{"choices":[{"index":0}]}`
+	for in, want := range map[string]string{
+		"event: x\ndata: " + event + "\n: data: " + event + "\n\n":                                             "event: x\ndata: " + rest + "\n: data: " + event + "\n\n",
+		"event: x\ndata: " + event + "\nid: " + event + "\n\n":                                                 "event: x\ndata: " + rest + "\nid: " + event + "\n\n",
+		"data: {\"choices\":[{}],\ndata: \"usage\":null}\n\n":                                                  "data: {\"choices\":[{}]\ndata: }\n\n",
+		"data:{\"usage\":\r\ndata\r\ndata:{\r\nid: 7\r\ndata: \"prompt_tokens\":1}\r\ndata: ,\"a\":1}\r\n\r\n": "data:{\r\ndata\r\ndata:\r\nid: 7\r\ndata: \r\ndata: \"a\":1}\r\n\r\n",
+		"\ufeffdata: {\"a\":1,\ndata: \"usage\":null}\n\n":                                                     "\ufeffdata: {\"a\":1\ndata: }\n\n",
+		"data: {\"choices\":[],\ndata: \"usage\":{\"prompt_tokens\":1}}\n\n":                                   "",
+		"data: {\"a\":1,\n\ufeffdata: 2\ndata: \"usage\":null}\n\n":                                            "data: {\"a\":1,\n\ufeffdata: 2\ndata: \"usage\":null}\n\n",
 	} {
 		const end = "data: [DONE]\n\n"
-		if got, _ := g.pass(strings.NewReader(in+end), 4096); got.body != in+end {
-			t.Errorf("got  %q\nwant %q", got.body, in+end)
+		if got, _ := g.pass(strings.NewReader(in+end), 4096); got.body != want+end {
+			t.Errorf("%q:\ngot  %q\nwant %q", in, got.body, want+end)
+		}
+	}
+}
+
+func TestAnEventThatSaysMoreThanTheUsageStays(t *testing.T) {
+	g := chatStream()
+	g.Injected = true
+	for in, want := range map[string]string{
+		`{"id":"x","object":"o","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":1},"system_fingerprint":null,"service_tier":"s","obfuscation":"o"}`: "",
+		`{"choices":[],"usage":{"prompt_tokens":1},"prompt_token_ids":null}`:                                                                                      "",
+		`{"choices":[],"usage":{"prompt_tokens":1},"timings":{"prompt_n":1}}`:                                                                                     `{"choices":[],"timings":{"prompt_n":1}}`,
+		`{"choices":[],"usage":{"prompt_tokens":1},"citations":["a"]}`:                                                                                            `{"choices":[],"citations":["a"]}`,
+		`{"choices":[],"\u0069d":1,"usage":{"prompt_tokens":1}}`:                                                                                                  `{"choices":[],"\u0069d":1}`,
+	} {
+		if want != "" {
+			want = "data: " + want + "\n\n"
+		}
+		const end = "data: [DONE]\n\n"
+		got, _ := g.pass(strings.NewReader("data: "+in+"\n\n"+end), 4096)
+		if got.body != want+end || got.outcome.Usage.Input != 1 {
+			t.Errorf("%s:\ngot  %q\nwant %q", in, got.body, want+end)
+		}
+	}
+	for _, field := range []string{"id: 1", "retry: 5", "odd", "id"} {
+		in := "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\n" + field + "\n\n"
+		want := "data: {\"choices\":[]}\n" + field + "\n\n"
+		if got, _ := g.pass(strings.NewReader(in), 4096); !strings.HasPrefix(got.body, want) {
+			t.Errorf("%q: %q", in, got.body)
 		}
 	}
 }

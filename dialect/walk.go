@@ -16,15 +16,21 @@ func into(raw []byte) walk { return walk{raw, 1} }
 
 // next returns the next value as it is written, and whether there was one.
 func (w *walk) next() (value []byte, ok bool) {
-	i := w.end
-	for i < len(w.raw)-1 && separates(w.raw[i]) {
-		i++
-	}
-	if i >= len(w.raw)-1 {
+	i, ok := w.start()
+	if !ok {
 		return nil, false
 	}
 	w.end = min(valueEnd(w.raw, i), len(w.raw)-1)
 	return w.raw[i:w.end:w.end], true
+}
+
+// start returns where the next value begins, and whether there is one.
+func (w *walk) start() (at int, ok bool) {
+	i := w.end
+	for i < len(w.raw)-1 && separates(w.raw[i]) {
+		i++
+	}
+	return i, i < len(w.raw)-1
 }
 
 // elements counts the elements of the array raw.

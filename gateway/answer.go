@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -57,7 +58,7 @@ func dropDigests(h http.Header) {
 // relay passes the answer on as it comes, and keeps a copy for those who ask the
 // same.
 func (x *exchange) relay(resp *http.Response) {
-	x.theirs = x.dialect().Limits(resp.Header, time.Now())
+	x.theirs = x.chosen.upstream.dialect.Limits(resp.Header, time.Now())
 	delete(resp.Header, "X-Request-Id")
 	x.relaying = true
 	if x.call.Endpoint != "" && x.r.Method != http.MethodHead {
@@ -70,6 +71,7 @@ func (x *exchange) relay(resp *http.Response) {
 	var ahead int64
 	if x.keyed && x.r.Method != http.MethodHead {
 		ask := cache.Ask{Key: x.key, Flight: x.flight, Wishes: x.wishes, Now: x.started, Complete: x.storable}
+		ask.Stream = x.answer != nil && x.answer.Streams()
 		recording := x.chosen.cache.Record(x.r.Context(), ask, resp)
 		x.cacheStatus = recording.CacheStatus(x.wishes)
 		ahead = recording.ReadAhead()
@@ -80,6 +82,19 @@ func (x *exchange) relay(resp *http.Response) {
 		x.err = err
 		// The client must not take what it has for the whole answer.
 		panic(http.ErrAbortHandler)
+	}
+	x.dropTrailers()
+}
+
+// dropTrailers removes the trailers that describe one exchange of ours with the
+// upstream, as their fields are.
+func (x *exchange) dropTrailers() {
+	h := x.w.Header()
+	for name := range h {
+		trailer, ok := strings.CutPrefix(name, http.TrailerPrefix)
+		if ok && (trailer == "X-Request-Id" || len(x.takes) > 0 && dialect.IsLimitField(trailer)) {
+			delete(h, name)
+		}
 	}
 }
 
@@ -100,17 +115,13 @@ func (b *toldBody) Read(p []byte) (int, error) {
 }
 
 // storable reports whether the answer, now that it is at its end, may be given to
-// others later: it says no error, and the model stopped by itself.
+// others later: a 2xx is whole, says no error, and the model ended it by itself.
 func (x *exchange) storable() bool {
-	if x.answer == nil {
+	if x.answer == nil || x.w.status/100 != 2 {
 		return true
 	}
 	o := x.answer.Outcome()
-	switch o.Finish {
-	case "length", "max_tokens", "model_context_window_exceeded", "content_filter", "refusal", "incomplete", "failed", "cancelled":
-		return false
-	}
-	return o.Complete && o.Err == ""
+	return o.Complete && o.Stopped && o.Err == ""
 }
 
 // brokeOff is what the followers of a request get whose answer broke off.
@@ -153,7 +164,8 @@ func (x *exchange) refuse(p *weir.Problem) {
 	if !x.bodyRead {
 		refuseUnread(x.w.ResponseWriter, x.r)
 	}
-	x.dialect().Refuse(x.w, dialect.Refusal{Problem: p, Path: x.r.URL.Path, RequestID: x.id})
+	d, path := x.form()
+	d.Refuse(x.w, dialect.Refusal{Problem: p, Path: path, RequestID: x.id})
 }
 
 // finish counts the request and writes its line of the log.

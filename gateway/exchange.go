@@ -25,6 +25,7 @@ type exchange struct {
 	started time.Time
 	timings telemetry.Timings
 
+	fits       *upstreamSetup // of the first route with the path
 	candidates []*route
 	chosen     *route // nil until known
 	counted    bool   // as in flight
@@ -33,7 +34,7 @@ type exchange struct {
 	body       []byte
 	bodyRead   bool // to its end
 	call       *dialect.Call
-	readAs     *dialect.Dialect // the dialect that call was read in
+	readAs     *upstreamSetup // for whom
 
 	takes     []ratelimit.Take // filled when the policies have been asked
 	reserved  bool             // and have given
@@ -73,6 +74,9 @@ func (x *exchange) match() error {
 	for _, rt := range x.setup.routes {
 		if path := x.r.URL.Path; path != rt.path && (!rt.prefix || !strings.HasPrefix(path, rt.path)) {
 			continue
+		}
+		if x.fits == nil {
+			x.fits = rt.upstream
 		}
 		if len(rt.methods) > 0 && !slices.Contains(rt.methods, x.r.Method) {
 			allowed = append(allowed, rt.methods...)
@@ -142,7 +146,7 @@ func (x *exchange) choose() error {
 	for _, rt := range x.candidates {
 		x.read(rt)
 		// What is not read here may be read upstream, and be another model there.
-		if err := x.call.Err; err != nil && (rt.model != "" || byModel(rt.policies) || byModel(x.setup.plans[x.plan])) {
+		if err := x.call.Err; err != nil && x.call.Model == "" && (rt.model != "" || byModel(rt.policies) || byModel(x.setup.plans[x.plan])) {
 			x.chosen = rt
 			p := problem(http.StatusBadRequest, "The body's model cannot be told: want JSON that can be read in one way only: %v.", err)
 			p.Err = err
@@ -156,7 +160,7 @@ func (x *exchange) choose() error {
 		if n := int64(len(x.body)); n > int64(rt.config.MaxBody) {
 			return bodyTooLarge(int64(rt.config.MaxBody))
 		}
-		if x.call.Manages && !rt.manages {
+		if !rt.manages && rt.upstream.manages(x.r.URL.Path) {
 			return problem(http.StatusForbidden, "%.200s changes the model server itself, which is open only where a route's path names it.", x.r.URL.Path)
 		}
 		return nil
@@ -168,20 +172,30 @@ func (x *exchange) choose() error {
 func (x *exchange) read(rt *route) {
 	d := rt.upstream.dialect
 	switch {
-	case x.call != nil && x.readAs == d:
+	case x.call != nil && x.readAs == rt.upstream:
 		return
 	case rt.reads:
-		x.call = d.Read(dialect.Request{Method: x.r.Method, Path: x.r.URL.Path, Body: x.body, Depth: x.setup.config.Limits.JSONDepth})
+		x.call = d.Read(dialect.Request{
+			Method: x.r.Method,
+			Path:   rt.upstream.path(x.r.URL.Path),
+			Query:  x.r.URL.RawQuery,
+			Body:   x.body,
+			Depth:  x.setup.config.Limits.JSONDepth,
+		})
 	default:
 		x.call = new(dialect.Call)
 	}
-	x.readAs = d
+	x.readAs = rt.upstream
 }
 
-// dialect is the form of everything that is said to the client.
-func (x *exchange) dialect() *dialect.Dialect {
-	if x.chosen == nil {
-		return x.setup.plain
+// form is the dialect of everything that is said to the client, and the path in it.
+func (x *exchange) form() (*dialect.Dialect, string) {
+	u := x.fits
+	if x.chosen != nil {
+		u = x.chosen.upstream
 	}
-	return x.chosen.upstream.dialect
+	if u == nil {
+		return x.setup.plain, x.r.URL.Path
+	}
+	return u.dialect, u.path(x.r.URL.Path)
 }

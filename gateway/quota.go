@@ -116,23 +116,45 @@ func (x *exchange) limits() []dialect.Limit {
 	return tightest
 }
 
-// closedFor tells from an answer for how long its target admits nothing more.
-func closedFor(d *dialect.Dialect) func(int, http.Header) time.Duration {
-	return func(status int, h http.Header) time.Duration {
+// closedFor tells from an answer for how long its target admits nothing more. ours
+// are the fields that every request to it has from the configuration.
+func closedFor(d *dialect.Dialect, ours map[string]string) func(*http.Response) time.Duration {
+	set := http.Header{}
+	for name, value := range ours {
+		set.Set(name, value)
+	}
+	return func(resp *http.Response) time.Duration {
 		now := time.Now()
-		if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-			if wait := retryAfter(h, now); wait > 0 {
+		full := resp.StatusCode == http.StatusServiceUnavailable
+		// What is said to somebody's own key concerns nobody else.
+		shared := !hasOwnKey(resp.Request.Header, set)
+		if full || shared && resp.StatusCode == http.StatusTooManyRequests {
+			if wait := retryAfter(resp.Header, now); wait > 0 {
 				return wait
 			}
 		}
+		if !shared {
+			return 0
+		}
 		var wait time.Duration
-		for _, l := range d.Limits(h, now) {
+		for _, l := range d.Limits(resp.Header, now) {
 			if l.Remaining == 0 && l.Quota > 0 {
 				wait = max(wait, l.Full/time.Duration(l.Quota)) // until there is one more
 			}
 		}
 		return wait
 	}
+}
+
+// hasOwnKey reports whether a request that goes out has a credential of its
+// caller's.
+func hasOwnKey(out, set http.Header) bool {
+	for _, name := range []string{"Authorization", "X-Api-Key", "Api-Key", "Cookie"} {
+		if len(out[name]) > 0 && len(set[name]) == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // retryAfter reads when a server wants to be asked again: Retry-After-Ms before

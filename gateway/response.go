@@ -57,7 +57,8 @@ func (x *exchange) setFields(h http.Header) {
 	if len(x.takes) > 0 {
 		// The upstream's own are about our account, not the caller's: they are
 		// merged with what is ours, or left out.
-		x.dialect().SetLimits(h, x.r.URL.Path, x.limits(), time.Now())
+		d, path := x.form()
+		d.SetLimits(h, path, x.limits(), time.Now())
 		ratelimit.SetFields(h, x.takes)
 	}
 	if x.chosen == nil {

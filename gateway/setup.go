@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -44,6 +45,18 @@ type upstreamSetup struct {
 	name    string
 	pool    *upstream.Pool
 	dialect *dialect.Dialect
+	bases   []string // the paths before the request's, each once; at least one
+}
+
+// path is a request's path as the first target gets it: that is what it means.
+func (u *upstreamSetup) path(p string) string { return u.bases[0] + p }
+
+// manages reports whether a request with the path would change one of the model
+// servers itself.
+func (u *upstreamSetup) manages(path string) bool {
+	return slices.ContainsFunc(u.bases, func(base string) bool {
+		return u.dialect.Read(dialect.Request{Path: base + path}).Manages
+	})
 }
 
 type route struct {
@@ -173,11 +186,15 @@ func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *tele
 			BetweenBytes: u.Timeouts.BetweenBytes,
 			Total:        u.Timeouts.Total,
 		},
-		Closed:  closedFor(d),
+		Closed:  closedFor(d, u.SetHeaders),
 		Observe: func(e upstream.Event) { m.Upstream(name, result(e.Result), e.FirstByte, e.Total) },
 	}
+	var bases []string
 	for _, t := range u.Targets {
 		target := upstream.Target{URL: t.URL, Weight: t.Weight}
+		if at, err := url.Parse(t.URL); err == nil && !slices.Contains(bases, strings.TrimSuffix(at.Path, "/")) {
+			bases = append(bases, strings.TrimSuffix(at.Path, "/"))
+		}
 		if t.URL == builtinTarget {
 			if o.Models == nil {
 				return fmt.Errorf("upstreams.%s: target %q: this program has no built-in models", name, t.URL)
@@ -190,7 +207,7 @@ func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *tele
 	if err != nil {
 		return fmt.Errorf("upstreams.%s: %w", name, err)
 	}
-	s.upstreams[name] = &upstreamSetup{name: name, pool: pool, dialect: d}
+	s.upstreams[name] = &upstreamSetup{name: name, pool: pool, dialect: d, bases: bases}
 	return nil
 }
 
@@ -247,7 +264,7 @@ func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
 	if r.upstream == nil {
 		return fmt.Errorf("route %q: upstream %q is not there", c.Name, c.Upstream)
 	}
-	r.manages = r.upstream.dialect.Read(dialect.Request{Path: path}).Manages
+	r.manages = r.upstream.manages(path)
 	var err error
 	if r.policies, err = prepare("route:"+c.Name, c.Policies); err != nil {
 		return err

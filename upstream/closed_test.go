@@ -27,9 +27,9 @@ func TestTargetsThatAdmitNothingAreLeftAlone(t *testing.T) {
 				}
 				pool, err := upstream.New(upstream.Options{
 					Name: "llm", Balance: balance, Targets: []upstream.Target{target("a"), target("b")},
-					Closed: func(status int, h http.Header) time.Duration {
-						d, err := time.ParseDuration(h.Get("X-Closed"))
-						if err != nil || status != http.StatusOK {
+					Closed: func(resp *http.Response) time.Duration {
+						d, err := time.ParseDuration(resp.Header.Get("X-Closed"))
+						if err != nil || resp.StatusCode != http.StatusOK || resp.Request.Method != "GET" {
 							return 0
 						}
 						return d

@@ -77,8 +77,9 @@ type Options struct {
 	// Closed, if not nil, reads from an answer's status and fields for how long
 	// its target admits nothing more: 0 where it says nothing of the kind. Until
 	// then, but for a minute at most, other targets are chosen, as long as one of
-	// them is open. It must not block.
-	Closed func(status int, h http.Header) time.Duration
+	// them is open. The answer's Request is the one that went out. Closed must not
+	// block, nor touch the body.
+	Closed func(*http.Response) time.Duration
 	// Observe, if not nil, is told of every exchange at its end. It must not
 	// block.
 	Observe func(Event)
@@ -278,7 +279,7 @@ func (p *Pool) Do(ctx context.Context, in *http.Request) (*http.Response, error)
 	}
 	x.status, x.firstByte = resp.StatusCode, time.Since(x.started)
 	if p.options.Closed != nil {
-		if d := min(p.options.Closed(resp.StatusCode, resp.Header), maxClosed); d > 0 {
+		if d := min(p.options.Closed(resp), maxClosed); d > 0 {
 			t.closedUntil.Store(time.Now().Add(d).UnixNano())
 		}
 	}
