@@ -45,6 +45,7 @@ type Models struct {
 	sentiment *govader.SentimentIntensityAnalyzer
 	embedding *embedding
 	story     *story
+	chat      *chatPaths
 }
 
 // Prediction is what a model says about one text.
@@ -75,11 +76,16 @@ func New() (*Models, error) {
 	if err != nil {
 		return nil, fmt.Errorf("builtin: %s: %w", storyModelFile, err)
 	}
+	chat, err := newChatPaths()
+	if err != nil {
+		return nil, fmt.Errorf("builtin: the members of a chat: %w", err)
+	}
 	return &Models{
 		language:  language,
 		sentiment: govader.NewSentimentIntensityAnalyzer(),
 		embedding: embedding,
 		story:     story,
+		chat:      chat,
 	}, nil
 }
 

@@ -3,14 +3,13 @@ package builtin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/inferweir/weir"
 )
 
 // chatUsage is the member usage of an answer.
@@ -66,14 +65,18 @@ func (m *Models) serveChat(w http.ResponseWriter, r *http.Request) {
 		refuseMethod(w, r.Method, "POST")
 		return
 	}
-	c, refusal := m.story.readChat(w, r)
-	if refusal != nil {
+	c, err := m.readChat(w, r)
+	if r.Context().Err() != nil {
+		endRequest(w, r)
+		return
+	}
+	if refusal, ok := errors.AsType[*apiError](err); ok {
 		refusal.write(w)
 		return
 	}
 	t, err := m.story.begin(r.Context(), c.prompt, c.options.MaxTokens)
 	if err != nil {
-		endChat(w, r)
+		endRequest(w, r)
 		return
 	}
 	head := chatHead{
@@ -90,8 +93,8 @@ func (m *Models) serveChat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	choices, output, err := c.tellAll(r.Context(), t)
-	if err != nil {
-		endChat(w, r)
+	if err != nil || r.Context().Err() != nil { // nobody would get the whole answer
+		endRequest(w, r)
 		return
 	}
 	writeJSON(w, r, chatAnswer{head, choices, usageOf(c, output)})
@@ -122,16 +125,6 @@ func (c *chatRequest) tellAll(ctx context.Context, t *telling) (choices []chatCh
 func usageOf(c *chatRequest, output int64) chatUsage {
 	input := int64(c.inputTokens)
 	return chatUsage{PromptTokens: input, CompletionTokens: output, TotalTokens: input + output}
-}
-
-// endChat ends a request whose context ended before any of its answer was
-// written.
-func endChat(w http.ResponseWriter, r *http.Request) {
-	problem := weir.Ended(r.Context())
-	if problem == nil {
-		panic(http.ErrAbortHandler) // the client left
-	}
-	(&apiError{status: problem.Status, message: problem.Detail}).write(w)
 }
 
 func refuseMethod(w http.ResponseWriter, method, allow string) {

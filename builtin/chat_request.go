@@ -2,30 +2,69 @@ package builtin
 
 import (
 	"bytes"
-	"encoding/json"
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/inferweir/weir/internal/jsonscan"
 )
 
-// What a chat request may ask for. Beyond it the answer is 400.
+// What a chat request may ask for. Beyond it the answer is 400, or 413 for the
+// body.
 const (
 	// MaxMessages is the most messages in a chat.
 	MaxMessages = 1024
 	// MaxChatBytes is the most text in a chat's messages, in bytes of UTF-8.
 	MaxChatBytes = 256 << 10
+	// MaxChatBodyBytes is the longest body of a chat. All the text that a chat may
+	// have is 1.5 MiB if every byte of it is escaped.
+	MaxChatBodyBytes = 2 << 20
 	// MaxChoices is the most answers to one chat (n).
 	MaxChoices = 4
 
-	maxStops     = 4
-	maxStopBytes = 256
+	maxParts      = 1024 // in one message
+	maxStops      = 4
+	maxStopBytes  = 256
+	maxModalities = 2 // OpenAI has no more
 )
+
+// chatNames are the members that mean something here, with a dot between a member
+// and one of its own. The first is the body itself.
+func chatNames() []string {
+	return []string{
+		"", "model", "messages", "stream", "stream_options", "stream_options.include_usage", "n", "stop", "seed", "temperature", "top_p",
+		"max_tokens", "max_completion_tokens", "presence_penalty", "frequency_penalty", "tools", "functions", "logit_bias", "logprobs",
+		"top_logprobs", "response_format", "response_format.type", "modalities", "user",
+	}
+}
+
+// chatPaths is what is looked up in a chat's body.
+type chatPaths struct {
+	index map[string]int // of a name of chatNames among the values of body
+	body  *jsonscan.Paths
+	whole *jsonscan.Paths // of any value
+}
+
+func newChatPaths() (*chatPaths, error) {
+	p := &chatPaths{index: map[string]int{}}
+	var pointers []string
+	for i, name := range chatNames() {
+		p.index[name] = i
+		if name != "" {
+			name = "/" + strings.ReplaceAll(name, ".", "/")
+		}
+		pointers = append(pointers, name)
+	}
+	var err, wrong error
+	p.body, err = jsonscan.Compile(pointers...)
+	p.whole, wrong = jsonscan.Compile("")
+	return p, errors.Join(err, wrong)
+}
 
 // chatRequest is a chat/completions request that can be answered.
 type chatRequest struct {
@@ -39,25 +78,43 @@ type chatRequest struct {
 	usage bool
 }
 
-// readChat reads and takes apart the body of a chat request.
-func (m *story) readChat(w http.ResponseWriter, r *http.Request) (*chatRequest, *apiError) {
-	body, refusal := readAPIBody(w, r)
+// readChat reads a chat request and takes it apart. The error is an *apiError,
+// unless r's context has ended.
+func (m *Models) readChat(w http.ResponseWriter, r *http.Request) (*chatRequest, error) {
+	body, refusal := readAPIBody(w, r, MaxChatBodyBytes)
 	if refusal != nil {
 		return nil, refusal
 	}
-	return m.parseChat(body)
+	c, texts, err := m.chat.parse(r.Context(), body)
+	if err != nil {
+		return nil, err
+	}
+	c.prompt = m.story.prompt(texts.last)
+	if err := m.story.fits(c.prompt); err != nil {
+		return nil, tooLong("messages: the last message of the user: " + err.Error())
+	}
+	c.inputTokens = len(c.prompt)
+	var room []uint16
+	for _, text := range texts.others {
+		if r.Context().Err() != nil {
+			return nil, context.Cause(r.Context())
+		}
+		room = m.story.tokens.encode(room[:0], text)
+		c.inputTokens += len(room)
+	}
+	return c, nil
 }
 
-// parseChat understands a body, or says what in it is wrong. Members that it does
-// not know are ignored: clients add some.
-func (m *story) parseChat(body []byte) (*chatRequest, *apiError) {
-	if err := jsonscan.Check(body, 0); err != nil {
-		return nil, &apiError{status: http.StatusBadRequest, message: "body: " + err.Error()}
+// parse understands a body, or says what in it is wrong. Members that it does not
+// know are ignored: clients add some. The errors are those of readChat.
+func (paths *chatPaths) parse(ctx context.Context, body []byte) (*chatRequest, *chatTexts, error) {
+	values, err := paths.body.Find(make([]jsonscan.Value, 0, len(paths.index)), body, jsonscan.DefaultDepth)
+	if err != nil {
+		return nil, nil, invalid(paths.duplicate(err), "body: %v", err)
 	}
-	p := &chatParser{}
-	p.members = p.object(body, "")
-	if p.refusal == nil && p.members == nil {
-		p.refuse("", "body: null: want an object")
+	p := &chatParser{paths: paths, values: values}
+	if body := p.get(""); body.Kind() != jsonscan.Object {
+		p.mismatch("", body, "an object")
 	}
 	p.model()
 	p.unsupported()
@@ -72,138 +129,146 @@ func (m *story) parseChat(body []byte) (*chatRequest, *apiError) {
 			FrequencyPenalty: p.number("frequency_penalty", -2, 2, 0),
 		},
 		choices: int(p.whole("n", 1, MaxChoices, 1)),
-		stream:  p.flag(p.members, "", "stream"),
+		stream:  p.flag("stream"),
 	}
 	if most := int(p.whole("max_completion_tokens", 1, math.MaxInt32, 0)); most > 0 {
 		c.options.MaxTokens = most // max_tokens is its old name
 	}
 	c.usage = p.streamOptions(c.stream)
-	texts := p.messages()
 	if p.refusal != nil {
-		return nil, p.refusal
+		return nil, nil, p.refusal
 	}
-	c.prompt = m.prompt(texts.last)
-	c.inputTokens = len(c.prompt)
-	for _, text := range texts.others {
-		c.inputTokens += len(m.tokens.encode(nil, text))
+	texts, err := p.messages(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
-	if err := m.fits(c.prompt); err != nil {
-		return nil, tooLong("messages: the last message of the user: " + err.Error())
+	return c, texts, nil
+}
+
+// duplicate returns the place that err says is there twice, if it is in a member
+// that means something.
+func (paths *chatPaths) duplicate(err error) string {
+	place := duplicate(err)
+	name := place
+	if end := strings.IndexAny(place, ".["); end >= 0 {
+		name = place[:end]
 	}
-	return c, nil
+	if _, known := paths.index[name]; !known {
+		return ""
+	}
+	if len(place) > 100 {
+		return name
+	}
+	return place
 }
 
 func tooLong(message string) *apiError {
 	return &apiError{http.StatusBadRequest, "messages", "context_length_exceeded", message}
 }
 
-// chatParser takes members out of a body that is JSON, with no two members of one
-// name. It keeps the first refusal and after that gives defaults.
+// chatParser understands the members of a body. It keeps the first refusal and
+// after that gives defaults.
 type chatParser struct {
-	members map[string]json.RawMessage
+	paths   *chatPaths
+	values  []jsonscan.Value // as chatNames
+	room    []jsonscan.Value // for one value at a time
 	refusal *apiError
+}
+
+// get returns the member name.
+func (p *chatParser) get(name string) jsonscan.Value { return p.values[p.paths.index[name]] }
+
+// given returns the member name, and whether there is one that is not null:
+// some clients send null for all that was not set. After a refusal there is none.
+func (p *chatParser) given(name string) (jsonscan.Value, bool) {
+	v := p.get(name)
+	kind := v.Kind()
+	return v, p.refusal == nil && kind != jsonscan.Missing && kind != jsonscan.Null
 }
 
 // refuse notes that the member param is wrong.
 func (p *chatParser) refuse(param, format string, args ...any) {
 	if p.refusal == nil {
-		p.refusal = &apiError{status: http.StatusBadRequest, param: param, message: fmt.Sprintf(format, args...)}
+		p.refusal = invalid(param, format, args...)
 	}
 }
 
 // mismatch refuses a value for what it is.
-func (p *chatParser) mismatch(param string, raw json.RawMessage, want string) {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber() // numbers are shown as they were sent
-	t, err := d.Token()
-	if err != nil {
-		t = nil
-	}
+func (p *chatParser) mismatch(param string, v jsonscan.Value, want string) {
 	place := param
 	if place == "" {
 		place = "body"
 	}
-	p.refuse(param, "%s: %s: want %s", place, show(t), want)
-}
-
-// get returns the member name, and whether it is there and not null.
-func get(members map[string]json.RawMessage, name string) (json.RawMessage, bool) {
-	raw, ok := members[name]
-	return raw, ok && string(raw) != "null"
-}
-
-// object returns the members of an object that are not absent or null.
-func (p *chatParser) object(raw json.RawMessage, param string) map[string]json.RawMessage {
-	var members map[string]json.RawMessage
-	if json.Unmarshal(raw, &members) != nil {
-		p.mismatch(param, raw, "an object")
-	}
-	return members
+	p.refuse(param, "%s: %s: want %s", place, showValue(v), want)
 }
 
 func (p *chatParser) number(name string, low, high, otherwise float64) float64 {
-	raw, ok := get(p.members, name)
+	raw, ok := p.given(name)
 	if !ok {
 		return otherwise
 	}
-	v, err := strconv.ParseFloat(string(raw), 64)
-	if err != nil || v < low || v > high {
+	v, ok := raw.Float()
+	if !ok || v < low || v > high {
 		p.mismatch(name, raw, fmt.Sprintf("a number from %g to %g", low, high))
-		return otherwise
 	}
 	return v
 }
 
 func (p *chatParser) whole(name string, low, high, otherwise int64) int64 {
-	raw, ok := get(p.members, name)
+	raw, ok := p.given(name)
 	if !ok {
 		return otherwise
 	}
-	v, err := strconv.ParseInt(string(raw), 10, 64)
+	v, err := raw.Int()
 	if err != nil || v < low || v > high {
 		p.mismatch(name, raw, fmt.Sprintf("a whole number from %d to %d", low, high))
-		return otherwise
 	}
 	return v
 }
 
-// flag returns a member of the object at the place prefix. It is false where
-// there is none.
-func (p *chatParser) flag(members map[string]json.RawMessage, prefix, name string) bool {
-	raw, ok := get(members, name)
-	if ok && string(raw) != "true" && string(raw) != "false" {
-		p.mismatch(prefix+name, raw, "true or false")
+// flag returns a member that is false where there is none.
+func (p *chatParser) flag(name string) bool {
+	raw, ok := p.given(name)
+	if !ok {
+		return false
 	}
-	return string(raw) == "true"
+	v, ok := raw.Bool()
+	if !ok {
+		p.mismatch(name, raw, "true or false")
+	}
+	return v
 }
 
-// text returns a string, and whether it is one.
-func (p *chatParser) text(raw json.RawMessage, param, want string) (string, bool) {
-	var s string
-	if len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
-		p.mismatch(param, raw, want)
-		return "", false
+// list returns the elements of a member that is an array.
+func (p *chatParser) list(name, want string) []byte {
+	raw, ok := p.given(name)
+	if !ok {
+		return []byte("[]")
 	}
-	return s, true
+	if raw.Kind() != jsonscan.Array {
+		p.mismatch(name, raw, want)
+		return []byte("[]")
+	}
+	return raw.Raw()
 }
 
-func (p *chatParser) list(raw json.RawMessage, param, want string) []json.RawMessage {
-	var list []json.RawMessage
-	if json.Unmarshal(raw, &list) != nil {
-		p.mismatch(param, raw, want)
+// object tells whether there is a member that is an object.
+func (p *chatParser) object(name string) bool {
+	raw, ok := p.given(name)
+	if ok && raw.Kind() != jsonscan.Object {
+		p.mismatch(name, raw, "an object")
+		return false
 	}
-	return list
+	return ok
 }
 
 func (p *chatParser) model() {
-	const want = `the name of a model: "` + storyModel + `"`
-	raw, ok := get(p.members, "model")
+	name, ok := p.get("model").Text()
 	if !ok {
-		p.refuse("model", "model: there is none: want %s", want)
-		return
+		p.mismatch("model", p.get("model"), `the name of a model: "`+storyModel+`"`)
 	}
-	if name, ok := p.text(raw, "model", want); ok && name != storyModel && p.refusal == nil {
-		p.refusal = noModel(name, strconv.Quote(storyModel)+" for chats")
+	if p.refusal == nil && name != storyModel {
+		p.refusal = noModel(name, fmt.Sprintf("%q for chats", storyModel))
 	}
 }
 
@@ -216,154 +281,129 @@ func noModel(name, want string) *apiError {
 // than to leave it out without a word.
 func (p *chatParser) unsupported() {
 	for _, name := range []string{"tools", "functions"} {
-		if raw, ok := get(p.members, name); ok && len(p.list(raw, name, "a list")) > 0 {
+		if !isEmpty(p.list(name, "a list")) {
 			p.refuse(name, "%s: %s cannot call tools: want none", name, storyModel)
 		}
 	}
-	if raw, ok := get(p.members, "logit_bias"); ok && len(p.object(raw, "logit_bias")) > 0 {
+	if p.object("logit_bias") && !isEmpty(p.get("logit_bias").Raw()) {
 		p.refuse("logit_bias", "logit_bias: %s has none: want no member, or an empty object", storyModel)
 	}
-	if p.flag(p.members, "", "logprobs") {
+	if p.flag("logprobs") {
 		p.refuse("logprobs", "logprobs: %s gives none: want false", storyModel)
 	}
-	if raw, ok := get(p.members, "top_logprobs"); ok && string(raw) != "0" {
-		p.mismatch("top_logprobs", raw, "0: "+storyModel+" gives no logprobs")
-	}
-	if raw, ok := get(p.members, "response_format"); ok {
-		format := p.object(raw, "response_format")
-		if string(format["type"]) != `"text"` {
-			p.mismatch("response_format.type", format["type"], `"text": `+storyModel+" writes nothing else")
+	if raw, ok := p.given("top_logprobs"); ok {
+		if n, err := raw.Int(); err != nil || n != 0 {
+			p.mismatch("top_logprobs", raw, "0: "+storyModel+" gives no logprobs")
 		}
 	}
-	if raw, ok := get(p.members, "modalities"); ok {
-		for i, kind := range p.list(raw, "modalities", "a list") {
-			if string(kind) != `"text"` {
-				p.mismatch(fmt.Sprintf("modalities[%d]", i), kind, `"text"`)
-			}
+	if p.object("response_format") {
+		if kind := p.get("response_format.type"); !isText(kind) {
+			p.mismatch("response_format.type", kind, `"text": `+storyModel+" writes nothing else")
 		}
 	}
-	if raw, ok := get(p.members, "user"); ok {
-		p.text(raw, "user", "a string")
+	for i, raw := range elements(p.list("modalities", "a list")) {
+		if i == maxModalities {
+			p.refuse("modalities", `modalities: more than %d: want ["text"]`, maxModalities)
+			break
+		}
+		if kind := p.value(raw); !isText(kind) {
+			p.mismatch(fmt.Sprintf("modalities[%d]", i), kind, `"text"`)
+			break
+		}
 	}
+	if raw, ok := p.given("user"); ok && raw.Kind() != jsonscan.String {
+		p.mismatch("user", raw, "a string")
+	}
+}
+
+// value returns the value that is written as raw, part of the body, or nothing
+// for nil. Arrays and objects are empty: they were read once, with the body.
+func (p *chatParser) value(raw []byte) jsonscan.Value {
+	if len(raw) == 0 {
+		return jsonscan.Value{}
+	}
+	switch raw[0] {
+	case '[':
+		raw = []byte("[]")
+	case '{':
+		raw = []byte("{}")
+	}
+	values, err := p.paths.whole.Find(p.room[:0], raw, jsonscan.DefaultDepth)
+	if err != nil { // the whole body was found to be right: cannot happen
+		p.refuse("", "body: %v", err)
+		return jsonscan.Value{}
+	}
+	p.room = values
+	return values[0]
+}
+
+// members returns the members of an object, part of the body, that have these
+// names: nil for one that is not there.
+func (p *chatParser) members(object []byte, names ...string) [][]byte {
+	found := make([][]byte, len(names))
+	at := -1
+	for i, raw := range elements(object) {
+		switch {
+		case i%2 == 1 && at >= 0:
+			found[at] = raw
+		case i%2 == 0 && bytes.IndexByte(raw, '\\') >= 0:
+			at = slices.Index(names, textOf(p.value(raw)))
+		case i%2 == 0:
+			at = slices.IndexFunc(names, func(name string) bool { return name == string(raw[1:len(raw)-1]) })
+		}
+	}
+	return found
+}
+
+// isText tells whether v is the kind of content that is read here.
+func isText(v jsonscan.Value) bool { return textOf(v) == "text" }
+
+func textOf(v jsonscan.Value) string {
+	s, _ := v.Text()
+	return s
 }
 
 // streamOptions returns whether the stream shall say its usage.
 func (p *chatParser) streamOptions(stream bool) bool {
-	raw, ok := get(p.members, "stream_options")
-	if !ok {
+	if _, ok := p.given("stream_options"); !ok {
 		return false
 	}
 	if !stream {
 		p.refuse("stream_options", `stream_options: want it only where "stream" is true`)
 	}
-	return p.flag(p.object(raw, "stream_options"), "stream_options.", "include_usage")
+	return p.object("stream_options") && p.flag("stream_options.include_usage")
 }
 
 // stops returns the stop texts: a string or a list of them.
 func (p *chatParser) stops() []string {
-	raw, ok := get(p.members, "stop")
-	if !ok {
+	raw, ok := p.given("stop")
+	switch {
+	case !ok:
 		return nil
-	}
-	if raw[0] == '"' {
-		raw = slices.Concat(json.RawMessage("["), raw, json.RawMessage("]"))
-	}
-	list := p.list(raw, "stop", "a string or a list of strings")
-	if len(list) > maxStops {
-		p.refuse("stop", "stop: %d texts: want at most %d", len(list), maxStops)
-		return nil
+	case raw.Kind() == jsonscan.String:
+		return p.stop(nil, raw)
 	}
 	var stops []string
-	for i, raw := range list {
-		param := fmt.Sprintf("stop[%d]", i)
-		text, ok := p.text(raw, param, "a string")
-		if ok && (text == "" || len(text) > maxStopBytes) {
-			p.refuse(param, "%s: %d bytes: want 1 to %d", param, len(text), maxStopBytes)
+	for i, raw := range elements(p.list("stop", "a string or a list of strings")) {
+		if i == maxStops {
+			p.refuse("stop", "stop: more than %d texts: want at most %d", maxStops, maxStops)
 		}
-		stops = append(stops, text)
+		if stops = p.stop(stops, p.value(raw)); p.refusal != nil {
+			break
+		}
 	}
 	return stops
 }
 
-// chatTexts are the texts of a chat: the last message of the user, and all others.
-type chatTexts struct {
-	last   string
-	others []string
-}
-
-func (p *chatParser) messages() (t chatTexts) {
-	raw, ok := get(p.members, "messages")
-	list := []json.RawMessage{}
-	if ok {
-		list = p.list(raw, "messages", "a list of messages")
-	}
-	if len(list) == 0 || len(list) > MaxMessages {
-		p.refuse("messages", "messages: %d messages: want 1 to %d", len(list), MaxMessages)
-		return t
-	}
-	asked, size := false, 0
-	for i, raw := range list {
-		role, text := p.message(raw, fmt.Sprintf("messages[%d]", i))
-		if size += len(text); size > MaxChatBytes {
-			if p.refusal == nil {
-				p.refusal = tooLong(fmt.Sprintf("messages: more than %d bytes of text: want at most that", MaxChatBytes))
-			}
-			return t
-		}
-		if role == "user" {
-			if asked {
-				t.others = append(t.others, t.last)
-			}
-			t.last, asked = text, true
-		} else {
-			t.others = append(t.others, text)
-		}
-	}
-	if !asked {
-		p.refuse("messages", `messages: none has the role "user": want one, because %s answers the last of these`, storyModel)
-	}
-	return t
-}
-
-// message returns who speaks, and the text.
-func (p *chatParser) message(raw json.RawMessage, param string) (role, text string) {
-	members := p.object(raw, param)
-	if p.refusal != nil {
-		return "", ""
-	}
-	const roles = `"system", "developer", "user", "assistant" or "tool"`
-	role, ok := p.text(members["role"], param+".role", roles)
-	if ok && !slices.Contains([]string{"system", "developer", "user", "assistant", "tool"}, role) {
-		p.mismatch(param+".role", members["role"], roles)
-	}
-	content, ok := get(members, "content")
-	param += ".content"
+// stop appends one stop text.
+func (p *chatParser) stop(stops []string, v jsonscan.Value) []string {
+	param := fmt.Sprintf("stop[%d]", len(stops))
+	text, ok := v.Text()
 	switch {
-	case !ok && role == "assistant": // it called a tool, or refused
 	case !ok:
-		p.refuse(param, "%s: there is none: want a string or a list of parts", param)
-	case content[0] == '[':
-		text = p.parts(content, param)
-	default:
-		text, _ = p.text(content, param, "a string or a list of parts")
+		p.mismatch(param, v, "a string")
+	case text == "" || len(text) > maxStopBytes:
+		p.refuse(param, "%s: %d bytes: want 1 to %d", param, len(text), maxStopBytes)
 	}
-	return role, text
-}
-
-// parts returns the texts in a list of parts, one a line.
-func (p *chatParser) parts(raw json.RawMessage, param string) string {
-	var texts []string
-	for i, raw := range p.list(raw, param, "a list of parts") {
-		at := fmt.Sprintf("%s[%d]", param, i)
-		part := p.object(raw, at)
-		if string(part["type"]) != `"text"` {
-			p.mismatch(at+".type", part["type"], `"text": `+storyModel+" reads nothing else")
-		}
-		text, _ := p.text(part["text"], at+".text", "a string")
-		if p.refusal != nil {
-			return ""
-		}
-		texts = append(texts, text)
-	}
-	return strings.Join(texts, "\n")
+	return append(stops, text)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"runtime/debug"
 	"sync"
 )
 
@@ -39,7 +41,8 @@ type chatStream struct {
 
 // serve sends what is told as it is told, one choice after the other, and ends t.
 // A stream that cannot go on is broken off rather than ended, so that nobody
-// takes what there is of it for all.
+// takes what there is of it for all. A panic of the goroutine that tells goes on
+// in this one, where the server catches it: it would end the process there.
 func (s *chatStream) serve(ctx context.Context, c *chatRequest, t *telling) {
 	work, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -48,10 +51,16 @@ func (s *chatStream) serve(ctx context.Context, c *chatRequest, t *telling) {
 	chunks := make(chan chunkChoice, c.choices*(t.most+3))
 	var output int64
 	var told error
+	var broken any
 	var worker sync.WaitGroup
 	worker.Go(func() {
 		defer close(chunks)
 		defer t.end()
+		defer func() {
+			if p := recover(); p != nil {
+				broken = fmt.Sprintf("builtin: telling a story: %v\n%s", p, debug.Stack())
+			}
+		}()
 		output, told = c.tellChunks(work, t, chunks)
 	})
 	s.w.Header().Set("Content-Type", "text/event-stream")
@@ -61,6 +70,9 @@ func (s *chatStream) serve(ctx context.Context, c *chatRequest, t *telling) {
 	sent := s.sendAll(ctx, chunks)
 	cancel() // what cannot be sent need not be told
 	worker.Wait()
+	if broken != nil {
+		panic(broken)
+	}
 	if sent == nil && told == nil {
 		sent = s.end(c, output)
 	}

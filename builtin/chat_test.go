@@ -280,6 +280,9 @@ func TestChatMessages(t *testing.T) {
 		{"white space", `{"role": "user", "content": " What does\n\tthe  duck say? "}`, 11},
 		{"counts the other messages", `{"role": "system", "content": "story"}, {"role": "developer", "content": "a story"}, {"role": "user", "content": "Who are you?", "name": "x"},
 			{"role": "assistant", "content": null, "tool_calls": []}, {"role": "assistant"}, {"role": "tool", "content": [], "tool_call_id": "1"}, ` + duck + `, {"role": "assistant", "content": " a story"}`, 11 + 3 + 2 + 5 + 2},
+		{"names with escapes", `{"r\u006fle": "us\u0065r", "name": "role", "c\u006fntent": [{"t\u0079pe": "text", "\u0074ext": "What does the duck say?", "content": 1}]}`, 11},
+		{"functions of old, and refusals", `{"role": "function", "name": "f", "content": " a story"}, {"role": "function", "name": "f", "content": null}, ` + duck +
+			`, {"role": "assistant", "content": [{"type": "refusal", "refusal": " a story"}, {"type": "text", "text": ""}]}`, 11 + 2 + 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := complete(t, m, `{"model":"weir-story","temperature":0,"messages":[`+c.messages+`],"metadata":{"unknown":1},"store":false,"service_tier":"auto"}`)
@@ -297,6 +300,7 @@ func TestChatTakesWhatMeansNothing(t *testing.T) {
 		`, "tools": null, "logit_bias": null, "logprobs": null, "top_logprobs": null, "response_format": null, "modalities": null, "user": "a"`,
 		`, "n": null, "stop": null, "stream": null, "stream_options": null, "max_tokens": null, "top_p": null, "seed": null, "presence_penalty": null`,
 		`, "stop": [], "stream": false, "presence_penalty": -2, "frequency_penalty": 2.0, "top_p": 1, "reasoning_effort": "low"`,
+		`, "max_tokens": 10.0, "n": 1.0, "seed": 1e0, "top_logprobs": 0.0, "tools": [ ], "logit_bias": { }, "modalities": ["te\u0078t", "text"]`,
 	} {
 		if got := content(t, m, chat("What does the duck say?", `, "temperature": 0.0`+members)); !strings.HasPrefix(got, "The duck") {
 			t.Errorf("%s: got %q", members, got)

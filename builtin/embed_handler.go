@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -54,6 +53,10 @@ type embedUsage struct {
 // does the work, after the text in hand.
 func (m *Models) serveEmbeddings(w http.ResponseWriter, r *http.Request) {
 	answer, refusal := m.answerEmbeddings(w, r)
+	if r.Context().Err() != nil {
+		endRequest(w, r)
+		return
+	}
 	if refusal != nil {
 		if refusal.status == http.StatusMethodNotAllowed {
 			w.Header().Set("Allow", http.MethodPost)
@@ -67,11 +70,13 @@ func (m *Models) serveEmbeddings(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer) // a client that has left needs no answer
 }
 
+// answerEmbeddings makes the answer to r. If r's context has ended, it may not be
+// whole.
 func (m *Models) answerEmbeddings(w http.ResponseWriter, r *http.Request) ([]byte, *apiError) {
 	if r.Method != http.MethodPost {
 		return nil, &apiError{status: http.StatusMethodNotAllowed, message: quote(r.Method) + ": want POST"}
 	}
-	body, refusal := readAPIBody(w, r)
+	body, refusal := readAPIBody(w, r, MaxBodyBytes)
 	if refusal != nil {
 		return nil, refusal
 	}
@@ -79,14 +84,7 @@ func (m *Models) answerEmbeddings(w http.ResponseWriter, r *http.Request) ([]byt
 	if refusal != nil {
 		return nil, refusal
 	}
-	made, err := m.embedding.embedAll(r.Context(), request)
-	if err != nil {
-		return nil, &apiError{
-			status:  http.StatusGatewayTimeout,
-			message: "the request was given up or ran out of time before all embeddings were made",
-		}
-	}
-	answer, err := json.Marshal(made)
+	answer, err := json.Marshal(m.embedding.embedAll(r.Context(), request))
 	if err != nil { // strings and finite numbers only: cannot happen
 		return nil, &apiError{status: http.StatusInternalServerError, message: "the embeddings are no JSON"}
 	}
@@ -101,7 +99,7 @@ func (e *embedding) parse(body []byte) (*embedRequest, *apiError) {
 	}
 	values, err := members.Find(nil, body, jsonscan.DefaultDepth)
 	if err != nil {
-		return nil, invalid(duplicate(err), "body: %v", err)
+		return nil, invalid(embedDuplicate(err), "body: %v", err)
 	}
 	if kind := values[0].Kind(); kind != jsonscan.Object {
 		return nil, invalid("", `body: %s: want an object such as {"model": %q, "input": "text"}`, showValue(values[0]), embedModel)
@@ -111,10 +109,7 @@ func (e *embedding) parse(body []byte) (*embedRequest, *apiError) {
 	case !ok:
 		return nil, invalid("model", "model: %s: want %q", showValue(values[1]), embedModel)
 	case name != embedModel:
-		return nil, &apiError{
-			status: http.StatusNotFound, param: "model", code: "model_not_found",
-			message: fmt.Sprintf("The model %s does not exist: want %s", quote(name), embedModel),
-		}
+		return nil, noModel(name, fmt.Sprintf("%q for embeddings", embedModel))
 	}
 	request := &embedRequest{}
 	var refusal *apiError
@@ -128,14 +123,11 @@ func (e *embedding) parse(body []byte) (*embedRequest, *apiError) {
 	return request, refusal
 }
 
-// duplicate returns which of the members that matter err says is there twice.
-func duplicate(err error) string {
-	var twice *jsonscan.DuplicateError
-	if errors.As(err, &twice) {
-		switch twice.Pointer {
-		case "/model", "/input", "/encoding_format", "/dimensions":
-			return twice.Pointer[1:]
-		}
+// embedDuplicate returns which of the members that matter err says is there twice.
+func embedDuplicate(err error) string {
+	switch name := duplicate(err); name {
+	case "model", "input", "encoding_format", "dimensions":
+		return name
 	}
 	return ""
 }
@@ -238,11 +230,11 @@ func showValue(v jsonscan.Value) string {
 
 // embedAll stops between texts when ctx ends: one text takes some ten
 // milliseconds at most.
-func (e *embedding) embedAll(ctx context.Context, request *embedRequest) (*embeddings, error) {
+func (e *embedding) embedAll(ctx context.Context, request *embedRequest) *embeddings {
 	made := &embeddings{Object: "list", Data: make([]embedded, 0, len(request.texts)), Model: embedModel}
 	for i, text := range request.texts {
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			break
 		}
 		vector, words := e.embed(text)
 		if request.dimensions < len(vector) {
@@ -257,7 +249,7 @@ func (e *embedding) embedAll(ctx context.Context, request *embedRequest) (*embed
 		made.Data = append(made.Data, one)
 	}
 	made.Usage.TotalTokens = made.Usage.PromptTokens
-	return made, nil
+	return made
 }
 
 // inBase64 is how OpenAI's clients ask for a vector unless told otherwise: it

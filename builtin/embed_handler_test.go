@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 // embedAnswer is an answer as a client reads it.
@@ -166,8 +167,8 @@ func TestRefusesEmbeddings(t *testing.T) {
 		{"no model", `{"input":"x"}`, 400, "model", "", `model: missing: want "weir-embed"`},
 		{"a model that is null", `{"model":null,"input":"x"}`, 400, "model", "", `model: null: want "weir-embed"`},
 		{"a model that is a number", `{"model":3,"input":"x"}`, 400, "model", "", `model: 3: want "weir-embed"`},
-		{"another model", `{"model":"text-embedding-3-small","input":"x"}`, 404, "model", "model_not_found", `The model "text-embedding-3-small" does not exist: want weir-embed`},
-		{"another model first", `{"model":"","input":3}`, 404, "model", "model_not_found", `The model "" does not exist: want weir-embed`},
+		{"another model", `{"model":"text-embedding-3-small","input":"x"}`, 404, "model", "model_not_found", `The model "text-embedding-3-small" does not exist: want "weir-embed" for embeddings`},
+		{"another model first", `{"model":"","input":3}`, 404, "model", "model_not_found", `The model "" does not exist: want "weir-embed" for embeddings`},
 		{"the model twice", `{"model":"weir-embed","model":"weir-embed","input":"x"}`, 400, "model", "", `body: JSON: "/model": two members of this name: want one`},
 		{"the input twice, escaped", `{"model":"weir-embed","input":"x","\u0069nput":"y"}`, 400, "input", "", `body: JSON: "/input": two members of this name: want one`},
 		{"an unknown member twice", `{"model":"weir-embed","input":"x","a":1,"a":1}`, 400, "", "", `body: JSON: "/a": two members of this name: want one`},
@@ -265,16 +266,25 @@ func (c *endsAfter) Err() error {
 func TestEmbeddingsStopWhenTheRequestEnds(t *testing.T) {
 	m := serveEmbed(t)
 	const body = `{"model":"weir-embed","input":["one","two","three"]}`
-	for looks, want := range map[int]int{0: 504, 2: 504, 3: 200} {
-		w := httptest.NewRecorder()
-		ctx := &endsAfter{t.Context(), looks}
+	ask := func(ctx context.Context) (w *httptest.ResponseRecorder, panicked any) {
+		defer func() { panicked = recover() }()
+		w = httptest.NewRecorder()
 		m.serveEmbeddings(w, httptest.NewRequestWithContext(ctx, "POST", "/v1/embeddings", strings.NewReader(body)))
-		if w.Code != want {
-			t.Errorf("ends after %d texts: got %d %s, want %d", looks, w.Code, w.Body, want)
+		return w, nil
+	}
+	for looks := range 4 { // before each text, and when the answer is made
+		if w, panicked := ask(&endsAfter{t.Context(), looks}); panicked != http.ErrAbortHandler || w.Body.Len() > 0 {
+			t.Errorf("a client that leaves after %d looks: got %d %s, %v", looks, w.Code, w.Body, panicked)
 		}
-		if want == 504 && !strings.Contains(w.Body.String(), `"type":"server_error"`) {
-			t.Errorf("got %s, want a server_error", w.Body)
-		}
+	}
+	if w, panicked := ask(&endsAfter{t.Context(), 4}); panicked != nil || w.Code != http.StatusOK {
+		t.Errorf("a client that leaves after the answer: got %d %s, %v", w.Code, w.Body, panicked)
+	}
+	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	want := `{"error":{"message":"The request's time ran out before there was an answer.","type":"server_error","param":null,"code":null}}` + "\n"
+	if w, panicked := ask(late); panicked != nil || w.Code != http.StatusGatewayTimeout || w.Body.String() != want {
+		t.Errorf("out of time: got %d %s, %v", w.Code, w.Body, panicked)
 	}
 }
 

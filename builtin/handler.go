@@ -21,7 +21,7 @@ const (
 	MaxInstances = 1024
 	// MaxTextBytes is the longest text, in bytes of UTF-8.
 	MaxTextBytes = 64 << 10
-	// MaxBodyBytes is the longest body of a POST.
+	// MaxBodyBytes is the longest body of a POST, other than a chat's.
 	MaxBodyBytes = 10 << 20
 )
 
@@ -41,14 +41,22 @@ const (
 //
 // A GET or HEAD takes its texts from the query's text parameters; others are
 // ignored. Every refusal is a weir.Problem that names the place, the value and
-// what would be right. When the request's context ends, so does the work, after
-// the text in hand.
+// what would be right.
+//
+// When the request's context ends, so does the work: after the text in hand, and
+// within one token of a chat. If nothing was written by then and the context ran
+// out of time, the answer is 504. In every other case ServeHTTP panics with
+// http.ErrAbortHandler, as a server wants of a handler that breaks off.
 func (m *Models) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isOpenAI(r.URL.Path) {
 		m.serveOpenAI(w, r)
 		return
 	}
 	answer, problem := m.answer(w, r)
+	if r.Context().Err() != nil {
+		endRequest(w, r)
+		return
+	}
 	if problem != nil {
 		problem.ServeHTTP(w, r)
 		return
@@ -61,20 +69,13 @@ func (m *Models) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// answer makes the answer to r. If r's context has ended, it may not be whole.
 func (m *Models) answer(w http.ResponseWriter, r *http.Request) ([]byte, *weir.Problem) {
 	predict, texts, problem := m.route(w, r)
 	if problem != nil {
 		return nil, problem
 	}
-	predictions, err := predictAll(r.Context(), texts, predict)
-	if err != nil {
-		return nil, &weir.Problem{
-			Status: http.StatusGatewayTimeout,
-			Detail: "the request was given up or ran out of time before all predictions were made",
-			Err:    err,
-		}
-	}
-	answer, err := json.Marshal(map[string][]Prediction{"predictions": predictions})
+	answer, err := json.Marshal(map[string][]Prediction{"predictions": predictAll(r.Context(), texts, predict)})
 	if err != nil { // strings and finite numbers only: cannot happen
 		return nil, &weir.Problem{Err: fmt.Errorf("builtin: predictions: %w", err)}
 	}
@@ -117,17 +118,31 @@ func notAllowed(method, allow string) *weir.Problem {
 	}
 }
 
+// endRequest ends a request whose context ended before any of its answer was
+// written.
+func endRequest(w http.ResponseWriter, r *http.Request) {
+	problem := weir.Ended(r.Context())
+	switch {
+	case problem == nil:
+		panic(http.ErrAbortHandler) // whoever asked has left, or answers without us
+	case isOpenAI(r.URL.Path):
+		(&apiError{status: problem.Status, message: problem.Detail}).write(w)
+	default:
+		problem.ServeHTTP(w, r)
+	}
+}
+
 // predictAll stops between texts when ctx ends: one text takes some tens of
 // milliseconds at most.
-func predictAll(ctx context.Context, texts []string, predict func(string) Prediction) ([]Prediction, error) {
+func predictAll(ctx context.Context, texts []string, predict func(string) Prediction) []Prediction {
 	predictions := make([]Prediction, 0, len(texts))
 	for _, text := range texts {
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			break
 		}
 		predictions = append(predictions, predict(text))
 	}
-	return predictions, nil
+	return predictions
 }
 
 func badRequest(format string, args ...any) *weir.Problem {
@@ -167,7 +182,7 @@ func checkText(text string) error {
 
 // bodyTexts reads and takes apart the body of a POST.
 func bodyTexts(w http.ResponseWriter, r *http.Request) ([]string, *weir.Problem) {
-	body, problem := readBody(w, r)
+	body, problem := readBody(w, r, MaxBodyBytes)
 	if problem != nil {
 		return nil, problem
 	}
@@ -178,20 +193,20 @@ func bodyTexts(w http.ResponseWriter, r *http.Request) ([]string, *weir.Problem)
 	return texts, nil
 }
 
-// readBody reads the body, as far as it may be long.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *weir.Problem) {
+// readBody reads a body of at most so many bytes.
+func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, *weir.Problem) {
 	tooLarge := &weir.Problem{
 		Status: http.StatusRequestEntityTooLarge,
-		Detail: fmt.Sprintf("body: want at most %d bytes", MaxBodyBytes),
+		Detail: fmt.Sprintf("body: want at most %d bytes", most),
 	}
-	if r.ContentLength > MaxBodyBytes {
+	if r.ContentLength > most {
 		return nil, tooLarge
 	}
 	from := r.Body
 	if from == nil { // possible in a request that no server read
 		from = http.NoBody
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, from, MaxBodyBytes))
+	body, err := io.ReadAll(http.MaxBytesReader(w, from, most))
 	if limit := (*http.MaxBytesError)(nil); errors.As(err, &limit) {
 		return nil, tooLarge
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/inferweir/weir/builtin"
@@ -238,12 +239,36 @@ func (c *countdown) Err() error {
 
 func TestStopsBetweenTextsWhenTheRequestEnds(t *testing.T) {
 	m := load(t)
-	ctx := &countdown{Context: t.Context(), left: 2}
-	r := httptest.NewRequestWithContext(ctx, "POST", "/predict/language", strings.NewReader(`{"instances":["a","b","c","d"]}`))
-	w := httptest.NewRecorder()
-	m.ServeHTTP(w, r)
-	wantJSON(t, w.Body.String(), map[string]any{"type": "about:blank", "title": "Gateway Timeout", "status": 504,
-		"detail": "the request was given up or ran out of time before all predictions were made"})
+	post := func(ctx context.Context, path string) *http.Request {
+		return httptest.NewRequestWithContext(ctx, "POST", path, strings.NewReader(`{"instances":["a","b","c","d"]}`))
+	}
+	for _, path := range []string{"/predict/language", "/predict/sentiment"} {
+		for looks := range 5 { // before each text, and when the answer is made
+			w := httptest.NewRecorder()
+			wantAborted(t, func() { m.ServeHTTP(w, post(&countdown{t.Context(), looks}, path)) })
+			if w.Body.Len() > 0 {
+				t.Errorf("%s: after %d looks: got %s", path, looks, w.Body)
+			}
+		}
+		late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		defer cancel()
+		w := httptest.NewRecorder()
+		m.ServeHTTP(w, post(late, path))
+		wantJSON(t, w.Body.String(), map[string]any{"type": "about:blank", "title": "Gateway Timeout", "status": 504, "detail": "The request's time ran out before there was an answer."})
+	}
+}
+
+func TestARefusalOfARequestThatEndedIsNotWritten(t *testing.T) {
+	m := load(t)
+	for _, path := range []string{"/predict/language", "/v1/embeddings", chatPath} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("the upstream's time is up")) // as the gateway ends a request: it answers by itself
+		w := httptest.NewRecorder()
+		wantAborted(t, func() { m.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "POST", path, strings.NewReader("{"))) })
+		if w.Body.Len() > 0 {
+			t.Errorf("%s: got %s", path, w.Body)
+		}
+	}
 }
 
 type brokenBody struct{}

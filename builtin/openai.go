@@ -2,9 +2,13 @@ package builtin
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
+
+	"github.com/inferweir/weir/internal/jsonscan"
 )
 
 // apiError is a refusal of an OpenAI endpoint, in the form that OpenAI's clients
@@ -66,10 +70,31 @@ func invalid(param, format string, args ...any) *apiError {
 }
 
 // readAPIBody is readBody with refusals in OpenAI's form.
-func readAPIBody(w http.ResponseWriter, r *http.Request) ([]byte, *apiError) {
-	body, problem := readBody(w, r)
+func readAPIBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, *apiError) {
+	body, problem := readBody(w, r, most)
 	if problem != nil {
 		return nil, &apiError{status: problem.Status, message: problem.Detail}
 	}
 	return body, nil
+}
+
+// duplicate returns which member of a body err says is there twice, as a place
+// such as "messages[0].role", or "" if it says something else.
+func duplicate(err error) string {
+	twice, ok := errors.AsType[*jsonscan.DuplicateError](err)
+	if !ok {
+		return ""
+	}
+	var place strings.Builder
+	for step := range strings.SplitSeq(strings.TrimPrefix(twice.Pointer, "/"), "/") {
+		switch _, err := strconv.ParseUint(step, 10, 32); {
+		case place.Len() == 0:
+			place.WriteString(step)
+		case err == nil:
+			place.WriteString("[" + step + "]")
+		default:
+			place.WriteString("." + strings.NewReplacer("~1", "/", "~0", "~").Replace(step))
+		}
+	}
+	return place.String()
 }

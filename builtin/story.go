@@ -43,7 +43,7 @@ type byteMatrix struct {
 
 // times sets out, one number for each row, to the product of the matrix and in.
 // Four rows at a time make four sums that do not wait for each other. The race
-// detector, which would make it a hundred times slower, need not look: whoever
+// detector, with which a story would take forty times as long, need not look: whoever
 // shares a state is seen in step.
 //
 //go:norace

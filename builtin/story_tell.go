@@ -65,14 +65,18 @@ type Told struct {
 // Story asks the language model for a story about what request names, and gives
 // it to emit piece by piece as it is made: whole words or parts of words, never
 // part of a character. An error of emit ends it and is returned as it is; when
-// ctx ends, so does the work, within one token, with the context's cause. At
-// most four requests for each CPU run at once: others wait their turn first.
+// ctx ends, so does the work, within one token, with the context's cause.
+//
+// At most four requests for each CPU run at once: others wait their turn first,
+// in the order in which they came. emit runs while its request holds one of these
+// places: as long as it blocks, on a client that reads slowly, say, it keeps the
+// others waiting, and it must not ask for a story itself.
 //
 // The model is very small (0.9 million parameters, trained on the sentences of a
 // small grammar). It tells short tales of animals, and knows some of their
 // sounds and homes, and colours; whatever else it is asked, a tale is what comes.
 // It reads English and has no memory of what was said before. Requests of more
-// than some 240 tokens (about as many short words) are an error.
+// than some 250 tokens (about as many short words) are an error.
 func (m *Models) Story(ctx context.Context, request string, o StoryOptions, emit func(piece string) error) (Told, error) {
 	s := m.story
 	prompt := s.prompt(request)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -522,6 +523,27 @@ func TestStoryLimits(t *testing.T) {
 			t.Errorf("got %+v, %v, want %s", told, err, want)
 		}
 	})
+}
+
+func TestAPanicOfTheGoroutineThatTellsReachesTheServer(t *testing.T) {
+	m := shippedStory(t)
+	said, err := m.begin(t.Context(), m.prompt("a fox"), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said.state.logits = nil // choosing a token panics
+	w := httptest.NewRecorder()
+	s := &chatStream{w: w, flush: func() error { return nil }}
+	defer func() {
+		text := fmt.Sprint(recover())
+		if !strings.HasPrefix(text, "builtin: telling a story: runtime error: index out of range") || !strings.Contains(text, "sampler") {
+			t.Errorf("got %s, want the error and its place", text)
+		}
+		if len(m.slots) != 0 || strings.Contains(w.Body.String(), "[DONE]") {
+			t.Errorf("%d slots are held, and the client has %s", len(m.slots), w.Body)
+		}
+	}()
+	s.serve(t.Context(), &chatRequest{choices: 1}, said)
 }
 
 func TestStoryAllocatesNothingForAToken(t *testing.T) {

@@ -262,3 +262,25 @@ routes: [{match: {path: /v1/embeddings, methods: [POST]}, upstream: u}]
 		t.Errorf("%d %v %s, want OpenAI's form", got.status, got.header, got.body)
 	}
 }
+
+func TestABuiltinModelThatTakesTooLongIs504(t *testing.T) {
+	w := start(t, `
+upstreams:
+  models: {targets: ["builtin:"], timeouts: {total: 30ms}}
+  llm: {targets: ["builtin:"], dialect: openai, timeouts: {total: 30ms}}
+routes:
+  - {match: {path: /v1/*}, upstream: llm}
+  - {match: {path: /*}, upstream: models}
+`, nil)
+	// A few megabytes take a second.
+	texts := strings.TrimSuffix(strings.Repeat(`"`+strings.Repeat("q ", 30_000)+`",`, 100), ",")
+	for path, body := range map[string]string{
+		"/v1/embeddings":     `{"model":"weir-embed","input":[` + texts + `]}`,
+		"/predict/language":  `{"instances":[` + texts + `]}`,
+		"/predict/sentiment": `{"instances":[` + texts + `]}`,
+	} {
+		if got := w.send("POST", path, body); got.status != 504 || !strings.Contains(got.body, "took more than 30ms") {
+			t.Errorf("%s: %d %s %v, want 504", path, got.status, got.body, got.err)
+		}
+	}
+}
