@@ -15,6 +15,7 @@ type Dialect struct {
 	areas     []area
 	endpoints []*endpoint
 	other     *requestForm // of what is no known endpoint; nil: not read
+	aliases   bool         // a model has several names
 }
 
 // area is a part of a server's paths where another API than the dialect's own
@@ -26,6 +27,21 @@ type area struct {
 
 // Name is the dialect's name in a configuration, for example "openai".
 func (d *Dialect) Name() string { return d.name }
+
+// Canonical is the one name of a model of which a server knows several: who counts
+// or chooses by model must not be evaded by another of its names. Only Ollama has
+// that: Llama3, llama3:latest, library/llama3 and registry.ollama.ai/library/llama3
+// are llama3. A * at the end, of a pattern, stays.
+func (d *Dialect) Canonical(model string) string {
+	if !d.aliases {
+		return model
+	}
+	model = strings.ToLower(model)
+	model = strings.TrimPrefix(strings.TrimPrefix(model, "https://"), "http://")
+	model = strings.TrimPrefix(model, "registry.ollama.ai/")
+	model = strings.TrimPrefix(model, "library/")
+	return strings.TrimSuffix(model, ":latest")
+}
 
 // api is whose form errors and limit fields have. One server often speaks several:
 // vLLM serves Anthropic's messages beside OpenAI's endpoints.

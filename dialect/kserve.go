@@ -55,10 +55,17 @@ func inferRequest() *requestForm {
 			roleCap:         outputCaps(),
 			roleText:        {"/inputs"},
 			roleItems:       {"/inputs/0/shape/0"},
+			roleUnsteady:    sequence(),
 		},
 		count:   countRows,
 		orFiles: isBinary,
 	}.compiled()
+}
+
+// sequence are Triton's parameters for models that remember: what they answer
+// depends on the requests before.
+func sequence() []string {
+	return []string{"/parameters/sequence_id", "/parameters/sequence_start", "/parameters/sequence_end"}
 }
 
 // isBinary reports whether the tensors stand behind the JSON: then body as a
@@ -75,6 +82,7 @@ func generateRequest(s streaming) *requestForm {
 			roleSeed:        {"/seed", "/parameters/seed", "/random_seed"},
 			roleCap:         outputCaps(),
 			roleText:        {"/text_input", "/images"},
+			roleUnsteady:    sequence(),
 		},
 		streams: s,
 		// The backends that write text, vLLM and TensorRT-LLM, sample unless told.

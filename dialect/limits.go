@@ -59,15 +59,42 @@ func anthropicFields() [4]limitFields {
 // malformed, negative or absurd is left out, and so is what does not say how much
 // remains.
 func (d *Dialect) Limits(h http.Header, now time.Time) []Limit {
-	var all []Limit
+	return Tightest(vendorLimits(h, now), otherLimits(h, now))
+}
+
+// Exhausted is how long an upstream admits nothing more, as its own limits say: 0
+// where something is left. It reads the fields that Limits reads. Of OpenAI's and
+// Anthropic's, which tell when all is there again, it is the time in which one
+// comes back.
+func (d *Dialect) Exhausted(h http.Header, now time.Time) time.Duration {
+	var wait time.Duration
+	for _, l := range vendorLimits(h, now) {
+		if l.Remaining == 0 && l.Quota > 0 {
+			wait = max(wait, l.Full/time.Duration(l.Quota))
+		}
+	}
+	for _, l := range otherLimits(h, now) {
+		if l.Remaining == 0 {
+			wait = max(wait, l.Full)
+		}
+	}
+	return wait
+}
+
+// vendorLimits are OpenAI's and Anthropic's.
+func vendorLimits(h http.Header, now time.Time) (all []Limit) {
 	for _, fields := range [...][4]limitFields{openAIFields(), anthropicFields()} {
 		for _, f := range fields {
 			all = f.read(h, now, all)
 		}
 	}
+	return all
+}
+
+// otherLimits are everybody's: their Full is the time until there is more.
+func otherLimits(h http.Header, now time.Time) []Limit {
 	classic := limitFields{"requests", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"}
-	all = classic.read(h, now, all)
-	return Tightest(readPolicies(h, all), nil)
+	return readPolicies(h, classic.read(h, now, nil))
 }
 
 // read appends the limit that f's fields of h describe, if they do.
@@ -194,15 +221,20 @@ func (f *limitFields) set(h http.Header, limits []Limit, reset func(*Limit) stri
 
 // IsLimitField reports whether a field describes limits, in whatever spelling:
 // also X-RateLimit-Limit-Project-Tokens, RateLimit-Limit of older drafts,
-// X-Rate-Limit-Limit, Mistral's by size, Azure's, what LiteLLM repeats of its own
-// upstream, and Anthropic's for its priority tier.
+// X-Rate-Limit-Limit, Mistral's by size, Azure's, Cohere's, what LiteLLM repeats of
+// its own upstream, and Anthropic's for its priority tier and its fast mode.
 func IsLimitField(name string) bool {
 	const longest = 128 // characters; the forms have fewer
 	if len(name) > longest {
 		return false
 	}
-	name = strings.ToLower(name)
-	return strings.Contains(name, "ratelimit") || strings.Contains(name, "rate-limit") || strings.HasPrefix(name, "anthropic-priority-")
+	switch name = strings.ToLower(name); {
+	case strings.Contains(name, "ratelimit"), strings.Contains(name, "rate-limit"):
+		return true
+	case strings.HasPrefix(name, "anthropic-"), strings.Contains(name, "-call-"):
+		return strings.HasSuffix(name, "-limit") || strings.HasSuffix(name, "-remaining") || strings.HasSuffix(name, "-reset")
+	}
+	return name == "remaining-tokens" || name == "remaining-requests"
 }
 
 // roundUp rounds d up to a multiple of unit; less than nothing is 0.

@@ -49,20 +49,20 @@ func unescaped(s string) string {
 
 // modelOf is the model that stands in a path before its endpoint, with slashes or
 // without: behind /deployments/ in Azure's paths, behind /engines/ in older ones of
-// OpenAI; LiteLLM has both. Docker Model Runner has its backends there instead,
-// /engines/llama.cpp/v1/..., and the API's version is no model.
+// OpenAI; LiteLLM has both. Where the API's version follows, a whole server stands
+// there, and its model is the body's: /engines/llama.cpp/v1 of Docker Model Runner,
+// /deployments/d123/v1 of SAP.
 func modelOf(before string) string {
 	const deployments, engines = "/deployments/", "/engines/"
 	d, e := strings.Index(before, deployments), strings.Index(before, engines)
-	if d >= 0 && (e < 0 || d < e) {
-		return before[d+len(deployments):]
+	var model string
+	switch {
+	case d >= 0 && (e < 0 || d < e):
+		model = strings.TrimSuffix(before[d+len(deployments):], "/extensions") // of Azure's, formerly
+	case e >= 0:
+		model = before[e+len(engines):]
 	}
-	if e < 0 {
-		return ""
-	}
-	model := before[e+len(engines):]
-	backend, version, _ := strings.Cut(model, "/")
-	if backend == "v1" && version == "" || version == "v1" {
+	if model == "v1" || strings.HasSuffix(model, "/v1") {
 		return ""
 	}
 	return model

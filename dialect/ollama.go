@@ -20,6 +20,7 @@ func Ollama() *Dialect {
 	return &Dialect{
 		name:      "ollama",
 		api:       apiOllama,
+		aliases:   true,
 		areas:     []area{{"/v1/", apiOpenAI}},
 		endpoints: append(own, openAIEndpoints()...),
 	}

@@ -41,7 +41,8 @@ type Call struct {
 	// Deterministic says that the same request has the same answer: its
 	// temperature is 0, it has a seed, or the API does not sample; and no tool
 	// looks at the world meanwhile. It is false where the body cannot be read, and
-	// for calls of which nothing is known, but for a GET or HEAD without a body.
+	// for calls of which nothing is known: they may look at a job, or at a server's
+	// health.
 	Deterministic bool
 	Estimate      Estimate
 	// Items is how many things the body holds that are answered each by itself:
@@ -86,7 +87,7 @@ const (
 	roleText    // what the model reads
 	roleLarge   // often long, and not counted: to be passed over as a whole
 	roleItems
-	roleUnsteady // unless absent, null or false, the answer depends on more than the request
+	roleUnsteady // unless it says nothing, the answer depends on more than the request
 	roleTools    // likewise, by their types
 	roles
 )
@@ -190,9 +191,6 @@ func (d *Dialect) Read(r Request) *Call {
 		}
 	case d.other != nil:
 		c.readOther(d.other)
-	default:
-		// Of what is not known only this is: a look at something does not sample.
-		c.Deterministic = len(r.Body) == 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead)
 	}
 	return c
 }
@@ -304,7 +302,7 @@ func maybeObject(body []byte) bool {
 
 // isForm is the orFiles of endpoints that take uploads: a multipart form begins
 // with its boundary. Anything else would be JSON to some reader, or to none.
-func isForm(body []byte) bool { return bytes.HasPrefix(body, []byte("--")) }
+func isForm(body []byte) bool { return bytes.HasPrefix(bytes.TrimLeft(body, "\r\n"), []byte("--")) }
 
 // lookalike returns an error if the body has a member that looks like one that is
 // read, and is none.
@@ -324,7 +322,7 @@ func (f found) deterministic() bool {
 		return false
 	}
 	for _, v := range f.all(roleUnsteady) {
-		if yes, isBool := v.Bool(); v.Kind() > jsonscan.Null && (yes || !isBool) {
+		if !saysNothing(v) {
 			return false
 		}
 	}
@@ -362,6 +360,26 @@ func seeded(seeds []jsonscan.Value) bool {
 		good++
 	}
 	return good > 0
+}
+
+// saysNothing reports whether a member is as good as absent: null, false, 0, or
+// empty.
+func saysNothing(v jsonscan.Value) bool {
+	switch v.Kind() {
+	case jsonscan.Missing, jsonscan.Null:
+		return true
+	case jsonscan.Bool:
+		yes, _ := v.Bool()
+		return !yes
+	case jsonscan.Number:
+		f, ok := v.Float()
+		return ok && f == 0
+	case jsonscan.String:
+		return len(v.Raw()) == len(`""`)
+	case jsonscan.Array:
+		return elements(v.Raw()) == 0
+	}
+	return false
 }
 
 // steadyTools reports whether all tools are run by the client, or there are none.

@@ -232,7 +232,7 @@ func (x *exchange) addUsage(e *telemetry.Entry) {
 	o := x.answer.Outcome()
 	e.Model = cmp.Or(o.Model, e.Model)
 	e.Usage, e.UsageEstimated, e.Finish, e.Error = o.Usage, o.Estimated, o.Finish, o.Err
-	if o.Known && x.w.status/100 == 2 {
+	if o.Known {
 		x.gateway.metrics.Tokens(e.Route, e.Model, o.Usage)
 	}
 }

@@ -92,6 +92,47 @@ routes:
 	f("openai", "/v1/chat/completions?model=cheap", `{"model":"cheap"}`, 200)
 }
 
+func TestAnotherNameOfAModelIsTheSameModel(t *testing.T) {
+	w := start(t, `
+upstreams: {u: {targets: ["%s"], dialect: ollama}}
+routes:
+  - {name: dear, match: {path: /*, model: "Llama3:latest"}, upstream: u, policies: [{quota: 1, window: 1h, by: model}]}
+  - {name: small, match: {path: /*, model: "library/Tiny*"}, upstream: u, policies: [{quota: 1, window: 1h, by: model}]}
+  - {name: rest, match: {path: /*}, upstream: u}
+`, newAPI().says(`{}`))
+	f := func(model string, want int) {
+		t.Helper()
+		if got := w.send("POST", "/api/chat", `{"stream":false,"model":"`+model+`"}`); got.status != want {
+			t.Errorf("%s: %d %s, want %d", model, got.status, got.body, want)
+		}
+	}
+	f("llama3", 200)
+	for _, name := range []string{"llama3", "LLAMA3", "llama3:latest", "library/llama3", "registry.ollama.ai/library/Llama3:latest"} {
+		f(name, 429)
+	}
+	f("llama3:8b", 200)
+	f("tinyllama", 200)
+	f("TinyLlama:latest", 429)
+}
+
+func TestTheStateOfSomethingIsNotKept(t *testing.T) {
+	f := func(dialect, method, path, body, want string) {
+		t.Helper()
+		w := start(t, speaking(dialect), newAPI().says(`{"id":"r","status":"in_progress"}`))
+		w.send(method, path, body)
+		if got := w.send(method, path, body).header.Get("Cache-Status"); !strings.Contains(got, want) {
+			t.Errorf("%s %s %s: %s, want a %s", method, path, body, got, want)
+		}
+	}
+	f("openai", "GET", "/v1/responses/resp_1", "", "bypass")
+	f("openai", "GET", "/health", "", "bypass")
+	f("ollama", "GET", "/api/ps", "", "bypass")
+	f("kserve", "GET", "/v2/models/m/ready", "", "bypass")
+	f("kserve", "POST", "/v2/models/m/infer", `{"inputs":[],"parameters":{"sequence_id":5,"sequence_start":true}}`, "bypass")
+	f("kserve", "POST", "/v2/models/m/infer", `{"inputs":[],"parameters":{"sequence_id":0}}`, "hit")
+	f("anthropic", "POST", "/v1/messages", `{"model":"m","temperature":0,"mcp_servers":[{"url":"x"}]}`, "bypass")
+}
+
 func TestAPathsModelNeedsNoReadableBody(t *testing.T) {
 	w := start(t, `
 upstreams: {u: {targets: ["%s"], dialect: kserve}}
@@ -189,6 +230,29 @@ func TestAStreamThatLacksAChoiceIsCut(t *testing.T) {
 	if !strings.Contains(got.body, `data: {"error":{`) {
 		t.Errorf("%q, want an error event: the second choice never came", got.body)
 	}
+}
+
+func TestATargetWhoseQuotaIsUsedUpIsLeftAlone(t *testing.T) {
+	f := func(want string, fields ...string) {
+		t.Helper()
+		a := newAPI().says(`{"choices":[]}`)
+		for i := 0; i < len(fields); i += 2 {
+			a.header.Set(fields[i], fields[i+1])
+		}
+		w := start(t, `
+upstreams: {llm: {targets: ["%s"], dialect: openai}}
+routes: [{match: {path: /*}, upstream: llm}]
+`, a)
+		w.send("POST", "/v1/chat/completions", `{"model":"m"}`)
+		if got := w.metric(`weir_upstream_targets_closed{upstream="llm"}`); got != want {
+			t.Errorf("%v: %s targets closed, want %s", fields, got, want)
+		}
+	}
+	f("1", "X-Ratelimit-Limit-Requests", "2", "X-Ratelimit-Remaining-Requests", "0", "X-Ratelimit-Reset-Requests", "60s")
+	f("0", "X-Ratelimit-Limit-Requests", "2", "X-Ratelimit-Remaining-Requests", "1", "X-Ratelimit-Reset-Requests", "60s")
+	f("1", "RateLimit-Policy", `"a";q=1000000;w=60`, "RateLimit", `"a";r=0;t=12`) // until there is more, not until all is there
+	f("1", "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", "12")
+	f("0", "X-Ratelimit-Remaining", "0") // for nobody knows how long
 }
 
 func TestOneCallersOwnKeyClosesNothing(t *testing.T) {

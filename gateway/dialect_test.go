@@ -246,12 +246,11 @@ routes:
   - {match: {path: /gone/v1/messages}, upstream: gone}
   - {match: {path: /v1/models/*}, upstream: kserve}
   - {match: {path: /v1/*}, upstream: gpt, max_body: 1KiB}
-  - {match: {path: /api/*}, upstream: llama}
   - {match: {path: /api/pull}, upstream: llama}
+  - {match: {path: /api/*}, upstream: llama}
   - {match: {path: /predict}, upstream: app}
 `
-	w := start(t, strings.Replace(yaml, "  - {match: {path: /api/*}, upstream: llama}\n  - {match: {path: /api/pull}, upstream: llama}\n",
-		"  - {match: {path: /api/pull}, upstream: llama}\n  - {match: {path: /api/*}, upstream: llama}\n", 1), newAPI().says(`{}`))
+	w := start(t, yaml, newAPI().says(`{}`))
 	f := func(path, body, key string, status int, want string) {
 		t.Helper()
 		var header []string
@@ -351,7 +350,11 @@ routes: [{match: {path: /*}, upstream: llm}]
 	if got := w.metric(name); got != "0" {
 		t.Errorf("%s is %s at first, want 0", name, got)
 	}
+	a.header.Set("X-Request-Id", "theirs")
 	got := w.send("POST", "/v1/chat/completions", `{"model":"m"}`)
+	if id := got.header["X-Request-Id"]; len(id) != 1 || id[0] == "theirs" {
+		t.Errorf("X-Request-Id is %v, want Weir's own: the log is searched by it", id)
+	}
 	if got.status != 429 || got.header.Get("Retry-After") != "30" || got.body != a.answer {
 		t.Errorf("the client got %d %v %s, want the upstream's own refusal", got.status, got.header, got.body)
 	}

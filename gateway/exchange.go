@@ -152,7 +152,7 @@ func (x *exchange) choose() error {
 			p.Err = err
 			return p
 		}
-		if !rt.model.fits(x.call.Model) {
+		if !rt.model.fits(rt.upstream.dialect.Canonical(x.call.Model)) {
 			continue
 		}
 		x.chosen, x.counted = rt, true

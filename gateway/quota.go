@@ -93,7 +93,7 @@ func (x *exchange) countedBy(by string) string {
 	case "route":
 		return x.chosen.name
 	case "model":
-		return x.call.Model
+		return x.chosen.upstream.dialect.Canonical(x.call.Model)
 	case "global":
 		return ""
 	}
@@ -136,13 +136,7 @@ func closedFor(d *dialect.Dialect, ours map[string]string) func(*http.Response) 
 		if !shared {
 			return 0
 		}
-		var wait time.Duration
-		for _, l := range d.Limits(resp.Header, now) {
-			if l.Remaining == 0 && l.Quota > 0 {
-				wait = max(wait, l.Full/time.Duration(l.Quota)) // until there is one more
-			}
-		}
-		return wait
+		return d.Exhausted(resp.Header, now)
 	}
 }
 

@@ -254,7 +254,6 @@ func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
 		path:     path,
 		prefix:   prefix,
 		methods:  c.Match.Methods,
-		model:    pattern(c.Match.Model),
 		upstream: s.upstreams[c.Upstream],
 		config:   c,
 	}
@@ -264,6 +263,7 @@ func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
 	if r.upstream == nil {
 		return fmt.Errorf("route %q: upstream %q is not there", c.Name, c.Upstream)
 	}
+	r.model = pattern(r.upstream.dialect.Canonical(c.Match.Model))
 	r.manages = r.upstream.manages(path)
 	var err error
 	if r.policies, err = prepare("route:"+c.Name, c.Policies); err != nil {

@@ -25,7 +25,7 @@ type tokenSeries struct{ input, cached, output prometheus.Counter }
 
 // Tokens counts what one model call of the route used. The first hundred models
 // have series of their own, the others are "other": count only calls that
-// succeeded, so that nobody fills the places with names of no model.
+// used something, so that nobody fills the places with names of no model.
 func (m *Metrics) Tokens(route, model string, u weir.Usage) {
 	s := m.tokens.find(tokenKey{m.series.Load().route(route).name, clean(model)})
 	if s == nil {
