@@ -77,7 +77,7 @@ type answerForm struct {
 	whole  *reading // of a JSON answer; nil: it is not read
 	event  *reading // of one event of a stream; nil: streams are not followed
 	lines  bool     // streams are lines of JSON and not server-sent events
-	done   bool     // "data: [DONE]" ends a stream
+	done   doneMark // what "data: [DONE]" says
 	end    ending
 	chunks bool // events are OpenAI's chunks, from which usage can be stripped
 	free   bool // the call uses no tokens, and says nothing about it
@@ -94,6 +94,15 @@ const (
 	endTerminal ending = iota // not at all
 	endChoices                // if every choice asked for has its finish reason: some servers send no [DONE]
 	endClean                  // so: there is no terminal event, or not always
+)
+
+// doneMark is what OpenAI's mark of the end says in a stream.
+type doneMark uint8
+
+const (
+	doneNothing doneMark = iota // it is an event like any other
+	doneEnds                    // this is the end
+	doneClosed                  // this is the end if the answer said that it is over
 )
 
 // reading is which members of a JSON object are looked at, and how.
@@ -113,9 +122,9 @@ type mode uint8
 const (
 	unread   mode = iota // it passes
 	opaque               // it passes, and is a stream whose end cannot be seen
-	whole                // it passes, and its members are read
+	whole                // it is one JSON value: it passes, and its members are read
 	failed               // it passes, and is a stream's error, in whatever form
-	followed             // it is read event by event
+	followed             // it is read event by event, unless it turns out to be whole
 	sniffed              // followed if it begins like a stream; otherwise it passes
 )
 
@@ -144,6 +153,7 @@ type Answer struct {
 // client did not ask for removed; see also Resizes. Only a 2xx answer is followed.
 // One without a Content-Type, or with text/plain, where a stream was asked for is
 // followed if its first bytes are a stream's, and otherwise passes as it came.
+// What is one JSON value under the type of a stream is read like a JSON answer.
 //
 // The answer to a HEAD request has no body: use no Answer for it.
 func (c *Call) Answer(status int, h http.Header) *Answer {
@@ -219,7 +229,8 @@ func (a *Answer) Streams() bool { return a.streams }
 func (a *Answer) Resizes() bool { return a.streams }
 
 // Body returns what the client gets of body. Every byte passes as it came, but
-// for usage that only Weir asked for. What is complete can be read at once: a
+// for usage that is there only because Weir asked: the chunk of a stream that has
+// it and no choice, and the null in the others. What is complete can be read at once: a
 // Read returns all events that came together, and waits for no other. Close
 // closes body. Call it once.
 //
@@ -232,10 +243,8 @@ func (a *Answer) Resizes() bool { return a.streams }
 // client's own cancelled context, is returned as it is and nothing is added.
 func (a *Answer) Body(body io.ReadCloser) io.ReadCloser {
 	switch a.mode {
-	case followed:
+	case followed, sniffed:
 		return a.follow(body)
-	case sniffed:
-		return &sniffer{follower: a.follow(body)}
 	case whole:
 		return a.wholeBody(body)
 	case failed:
@@ -245,9 +254,12 @@ func (a *Answer) Body(body io.ReadCloser) io.ReadCloser {
 }
 
 func (a *Answer) follow(body io.ReadCloser) *follower {
-	f := &follower{answer: a, body: body, cut: &sse.Splitter{}}
+	f := &follower{answer: a, body: body, cut: &sse.Splitter{}, start: atEvents}
 	if a.form.lines {
-		f.cut = &lineCutter{}
+		f.cut, f.start = &lineCutter{}, atLines
+	}
+	if a.mode == sniffed {
+		f.start = atGuess
 	}
 	return f
 }
@@ -282,10 +294,16 @@ type passingBody struct {
 
 func (b *passingBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
+	if err != nil {
+		b.finish(err)
+	}
+	return n, err
+}
+
+func (b *passingBody) finish(err error) {
 	if err == io.EOF {
 		b.answer.complete = b.answer.mode != opaque
 	}
-	return n, err
 }
 
 func (b *passingBody) Close() error { return b.body.Close() }
@@ -330,7 +348,7 @@ func (b *wholeBody) Close() error { return b.body.Close() }
 func (a *Answer) event(name, data []byte) (values []jsonscan.Value, ok bool) {
 	t := &a.tally
 	failed := string(name) == "error"
-	if a.form.done && isDone(data) {
+	if m := a.form.done; m != doneNothing && isDone(data) && (m == doneEnds || t.closed) {
 		t.ended = true
 		return nil, true
 	}

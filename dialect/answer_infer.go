@@ -22,18 +22,19 @@ func takeInfer(t *tally, v []jsonscan.Value) {
 func inferAnswers() *answerForm { return &answerForm{whole: reads(takeInfer, inferPointers()...)} }
 
 // inferStreamAnswers are those of generate_stream: Triton's events of text_output
-// end without a mark, and TGI's with the one that has generated_text.
+// end without a mark, and TGI's with the one that has generated_text. A model in
+// Triton may have an output of that name: TGI's has its token or details beside it.
 func inferStreamAnswers() *answerForm {
 	event := func(t *tally, v []jsonscan.Value) {
-		t.texts(v[errorValues+5:])
+		t.texts(v[errorValues+7:])
 		takeInfer(t, v)
-		if v[errorValues+4].Kind() == jsonscan.String {
+		if own := v[errorValues+4:]; own[0].Kind() == jsonscan.String && (own[1].Kind() == jsonscan.Object || own[2].Kind() == jsonscan.Object) {
 			t.ended = true
 		}
 	}
 	return &answerForm{
 		whole: reads(takeInfer, inferPointers()...),
-		event: reads(event, append(inferPointers(), "/generated_text", "/text_output", "/token/text")...),
+		event: reads(event, append(inferPointers(), "/generated_text", "/details", "/token", "/text_output", "/token/text")...),
 		end:   endClean,
 	}
 }

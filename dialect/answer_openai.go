@@ -74,7 +74,7 @@ func chunkForm() *answerForm {
 		whole:   choicesForm(),
 		event:   reads(more.chunk, append(pointers, choiceAt("/choices/0")...)...),
 		asked:   mustCompile("/n"),
-		done:    true,
+		done:    doneEnds,
 		end:     endChoices,
 		chunks:  true,
 		reasons: true,
@@ -222,13 +222,14 @@ func mediaAnswers() *answerForm {
 			t.usage(v[errorValues+1:])
 			t.mediaEvent(v[atType])
 		}, pointers...),
-		done: true,
+		done: doneEnds,
 		end:  endClean,
 	}
 }
 
-// mediaEvent reads the type of an event. Several images come one after the other,
-// each with an end of its own.
+// mediaEvent reads the type of an event. Behind the first end nothing must follow:
+// of several images it is not known how many there will be. Types that are not the
+// API's own say nothing about the end.
 func (t *tally) mediaEvent(kind jsonscan.Value) {
 	for _, end := range []string{"transcript.text.done", "speech.audio.done", "image_generation.completed", "image_edit.completed"} {
 		if is(kind, end) {
@@ -236,8 +237,8 @@ func (t *tally) mediaEvent(kind jsonscan.Value) {
 			return
 		}
 	}
-	if kind.Kind() == jsonscan.String {
-		t.ended, t.open = false, true
+	for _, part := range []string{"transcript.text.delta", "transcript.text.segment", "speech.audio.delta", "image_generation.partial_image", "image_edit.partial_image"} {
+		t.open = t.open || !t.ended && is(kind, part)
 	}
 }
 
@@ -263,14 +264,19 @@ func responseAnswers() *answerForm {
 		if !is(kind, "response.audio.delta") { // which is base64
 			t.texts(v[1:2])
 		}
+		status := v[6]
+		over := is(status, "completed") || is(status, "incomplete")
+		done := is(kind, "response.done") // the only end that some servers send
 		switch {
 		case is(kind, "response.refusal.delta"), is(kind, "response.refusal.done"):
 			t.hindered = true
 			return
-		case is(kind, "response.failed"):
+		case is(kind, "response.failed"), done && is(status, "failed"):
 			t.fail(label(v[3], v[2]), clipped(v[4], maxErr))
-		case is(kind, "response.completed"), is(kind, "response.incomplete"), is(kind, "response.cancelled"):
+		case is(kind, "response.completed"), is(kind, "response.incomplete"), is(kind, "response.cancelled"), done && (over || is(status, "cancelled")):
 			t.ended = true
+		case over:
+			t.closed = true
 		default:
 			t.answeredBy(v[5])
 			return
@@ -284,6 +290,7 @@ func responseAnswers() *answerForm {
 			t.responseParts(v[errorValues+answerValues:])
 		}, append(answer(""), responsePartsAt()...)...),
 		event:   reads(event, pointers...),
+		done:    doneClosed,
 		reasons: true,
 	}
 }

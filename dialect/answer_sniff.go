@@ -2,89 +2,165 @@ package dialect
 
 import (
 	"bytes"
+	"errors"
 	"io"
+
+	"github.com/inferweir/weir/internal/jsonscan"
+	"github.com/inferweir/weir/internal/sse"
 )
 
-// sniffer is the body of an answer that is a stream if it begins like one. Until
-// that is clear nothing passes but blank lines, which are the same in both cases;
-// the first byte that is not blank nearly always makes it clear.
-type sniffer struct {
-	follower *follower
-	clear    io.Reader // what the body is; nil as long as that is not known
+// start is what is known of how a body begins.
+type start uint8
+
+const (
+	begun    start = iota // it is a stream, or it is known what else
+	atEvents              // events, says its type; it may be one JSON value
+	atLines               // lines of JSON; the first of them may be a part of one value
+	atGuess               // nothing says what it is
+	atSpace               // it is no stream; white space came, and JSON may
+)
+
+// maxMark is how many bytes decide whether a stream begins: a byte order mark and
+// the longest of the fields' names.
+const maxMark = len("\ufeff") + len("retry:")
+
+// other is a body that is no stream. finish is told the end where Read is not.
+type other interface {
+	io.Reader
+	finish(err error)
 }
 
-func (s *sniffer) Read(p []byte) (int, error) {
-	f := s.follower
-	for s.clear == nil && f.at == len(f.out) {
-		if len(p) == 0 {
-			return 0, nil
+// begin takes p as long as it is not clear what the body is. Blanks pass as they
+// come; of what follows at most maxMark bytes are held.
+func (f *follower) begin(p []byte) {
+	switch f.start {
+	case atEvents:
+		text := bytes.TrimLeft(p, jsonSpace)
+		if len(text) > 0 {
+			f.start = begun
 		}
-		n, err := f.body.Read(p)
-		s.look(p[:n], err)
-		if s.clear == nil && n == 0 && err == nil {
-			return 0, nil
+		if len(text) > 0 && text[0] == '{' {
+			f.pass(f.cut.Rest(), p)
+			return
 		}
-	}
-	if s.clear != nil {
-		return s.clear.Read(p)
-	}
-	return f.Read(p) // it has something, and does not wait
-}
-
-// Close closes the upstream's body.
-func (s *sniffer) Close() error { return s.follower.Close() }
-
-// look decides, if it can, with the bytes that one Read of the upstream brought.
-func (s *sniffer) look(p []byte, err error) {
-	f := s.follower
-	f.at, f.out = 0, f.out[:0]
-	held := bytes.Join([][]byte{f.cut.Rest(), p}, nil) // its own memory: p is the caller's
-	is, may := beginsStream(held, f.answer.form.lines)
-	switch {
-	case is, may && err != nil && (err != io.EOF || len(held) == 0):
-		// An answer that ended before its first byte is a stream that was cut.
-		f.answer.mode = followed
-		s.clear = f
 		f.add(p)
-		if err != nil && f.err == nil {
-			f.finish(err)
-		}
-	case may && err == nil:
-		f.add(p)
+	case atSpace:
+		f.pass(nil, p)
 	default:
-		s.pass(held, err)
+		f.guess(p)
 	}
 }
 
-// pass hands on what is no stream: held, which ends with err, and what follows.
-func (s *sniffer) pass(held []byte, err error) {
-	f := s.follower
-	rest := io.Reader(f.body)
-	if err != nil {
-		rest = ended{err}
+// guess decides, if it can, whether the body begins like a stream.
+func (f *follower) guess(p []byte) {
+	lines := f.answer.form.lines
+	if len(f.mark) == 0 {
+		if lines {
+			text := bytes.TrimLeft(p, jsonSpace)
+			f.out = append(f.out, p[:len(p)-len(text)]...)
+			p = text
+		} else {
+			// White space within a line begins no event.
+			text := bytes.TrimLeft(p, "\r\n")
+			f.add(p[:len(p)-len(text)])
+			p = text
+		}
 	}
-	body := struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(held), rest), f.body}
-	if text := bytes.TrimLeft(held, jsonSpace); len(text) > 0 && (text[0] == '{' || text[0] == '[') {
-		f.answer.mode = whole
-		s.clear = f.answer.wholeBody(body)
+	if len(p) == 0 {
 		return
 	}
-	f.answer.mode = unread
-	s.clear = &passingBody{answer: f.answer, body: body}
+	n := min(len(p), maxMark-len(f.mark))
+	f.mark = append(f.mark, p[:n]...)
+	is, may := beginsStream(f.mark, lines)
+	if !is && may {
+		return
+	}
+	held := append(f.mark, p[n:]...)
+	f.mark = nil
+	if !is {
+		f.pass(f.cut.Rest(), held)
+		return
+	}
+	f.answer.mode = followed
+	if f.start = begun; lines {
+		f.start = atLines
+	}
+	f.add(held)
 }
 
-// ended is a reader that is at its end.
-type ended struct{ err error }
+// pass hands on held and p, which are of no stream, and looks whether it is JSON.
+func (f *follower) pass(held, p []byte) {
+	f.out = append(append(f.out, held...), p...)
+	f.start = atSpace
+	text := bytes.TrimLeft(p, jsonSpace)
+	if len(text) == 0 {
+		return
+	}
+	if text[0] != '{' && text[0] != '[' {
+		f.passUnread()
+		return
+	}
+	scanner := f.answer.form.whole.paths.NewScanner(f.answer.depth)
+	_, _ = scanner.Write(text) // Values tells its error
+	f.passWhole(scanner)
+}
 
-func (e ended) Read([]byte) (int, error) { return 0, e.err }
+func (f *follower) passUnread() {
+	f.start, f.answer.mode = begun, unread
+	f.rest = &passingBody{answer: f.answer, body: f.body}
+}
+
+// passWhole goes on with a JSON value, of which scanner has what came.
+func (f *follower) passWhole(scanner *jsonscan.Scanner) {
+	f.start, f.answer.mode = begun, whole
+	f.rest = &wholeBody{answer: f.answer, body: f.body, scanner: scanner}
+}
+
+// oneValue looks at the first line of JSON. If it is the beginning of a value that
+// goes on in the next line, the body is that value, and no stream: what came of it
+// is handed on.
+func (f *follower) oneValue(line sse.Frame) bool {
+	f.start = begun
+	if line.Data[0] != '{' || valueEnd(line.Data, 0) == len(line.Data) && line.Data[len(line.Data)-1] == '}' {
+		return false // nearly every line
+	}
+	scanner := f.answer.form.whole.paths.NewScanner(f.answer.depth)
+	_, _ = scanner.Write(line.Raw)
+	_, err := scanner.Values(nil)
+	if wrong, ok := errors.AsType[*jsonscan.SyntaxError](err); !ok || wrong.Offset < len(line.Raw) {
+		return false // something else is wrong than the end
+	}
+	rest := f.cut.Rest() // with the lines that are not taken
+	f.out = append(append(f.out, line.Raw...), rest...)
+	_, _ = scanner.Write(rest)
+	f.passWhole(scanner)
+	return true
+}
+
+// end ends the body with the error of its transport, whatever it is.
+func (f *follower) end(err error) {
+	switch {
+	case f.start == atSpace:
+		f.passUnread()
+	case f.start == atGuess && err == io.EOF && len(f.mark) > 0:
+		f.out = append(append(f.out, f.cut.Rest()...), f.mark...)
+		f.passUnread()
+	case f.start == atGuess:
+		// An answer that ended before its first byte is a stream that was cut.
+		f.answer.mode = followed
+	}
+	f.start = begun
+	if f.rest == nil {
+		f.finish(err)
+		return
+	}
+	f.rest.finish(err)
+	f.err = err
+}
 
 // beginsStream reports whether text begins like a stream of events, or of lines of
 // JSON, and whether it may do so when there is more of it.
 func beginsStream(text []byte, lines bool) (is, may bool) {
-	text = bytes.TrimLeft(text, jsonSpace)
 	if bom := []byte("\ufeff"); len(text) < len(bom) && bytes.HasPrefix(bom, text) {
 		return false, true
 	}

@@ -156,7 +156,7 @@ func TestNumbersThatAreNoJSONAreRead(t *testing.T) {
 		`data: {"choices":[{"index":0,"delta":{},"logprobs":-Infinity,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":3}}` + "\n\n" +
 		"data: [DONE]\n\n"
 	const want = `data: {"model":"NaN","choices":[{"index":0,"delta":{"content":"a \"NaN\" -Infinity"},"logprobs":{"a":[NaN, Infinity,-Infinity,-1]},"finish_reason":null}]}` + "\n\n" +
-		`data: {"choices":[{"index":0,"delta":{},"logprobs":-Infinity,"finish_reason":"stop"}]}` + "\n\n" +
+		`data: {"choices":[{"index":0,"delta":{},"logprobs":-Infinity,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":3}}` + "\n\n" +
 		"data: [DONE]\n\n"
 	g := chatStream()
 	g.Injected = true

@@ -51,6 +51,7 @@ type tally struct {
 	failed             bool // the upstream reported an error
 	ended              bool // the terminal event came
 	open               bool // an event said that such a one will come
+	closed             bool // OpenAI responses: the answer said that it is over
 
 	// As reported, -1: not yet. created is Anthropic's input that went to the
 	// cache and is not in input, as cached then is not either.
@@ -271,22 +272,36 @@ func (t *tally) fail(label, message string) {
 	t.err = clip(label+message, maxErr)
 }
 
-// failing reports whether the member error says that there is one: a text or an
-// object. Anything else is what a model calls so, such as the error of a fit.
+// failing reports whether the member error says that there is one: a text, or an
+// object with a member that says anything. Anything else is what a model calls so,
+// such as the error of a fit.
 func failing(e jsonscan.Value) bool {
-	return (e.Kind() == jsonscan.String || e.Kind() == jsonscan.Object) && reported(e)
+	switch {
+	case e.Kind() != jsonscan.Object:
+		return e.Kind() == jsonscan.String && reported(e)
+	case e.TooLong():
+		return true
+	}
+	for w := into(e.Raw()); ; {
+		if _, more := w.next(); !more {
+			return false
+		}
+		if value, _ := w.next(); !empty(value) {
+			return true
+		}
+	}
 }
 
 // reported reports whether a member says anything: not null, false or empty.
-func reported(v jsonscan.Value) bool {
-	if v.TooLong() {
+func reported(v jsonscan.Value) bool { return v.TooLong() || !empty(v.Raw()) }
+
+// empty reports whether a value as it is written says nothing.
+func empty(raw []byte) bool {
+	switch string(raw) {
+	case "", "null", "false", `""`, "{}", "[]":
 		return true
 	}
-	switch string(v.Raw()) {
-	case "", "null", "false", `""`, "{}", "[]":
-		return false
-	}
-	return true
+	return false
 }
 
 // is reports whether a value is the string, which needs no escapes.

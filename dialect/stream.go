@@ -22,6 +22,10 @@ type follower struct {
 	out    []byte // what can be read
 	at     int    // how much of out was read
 	err    error  // what comes after it
+
+	start start
+	mark  []byte // the first few bytes behind the blanks, while they decide nothing
+	rest  other  // what body is if it is no stream after all
 }
 
 // cutter cuts a stream into the parts that are passed on whole. It is that of
@@ -39,15 +43,22 @@ func (f *follower) Read(p []byte) (int, error) {
 		if f.err != nil || len(p) == 0 {
 			return 0, f.err
 		}
+		if f.rest != nil {
+			return f.rest.Read(p)
+		}
 		f.at, f.out = 0, f.out[:0]
 		if cap(f.out) > keptOut {
 			f.out = nil
 		}
 		// What the caller's buffer holds before Read returns is ours to use.
 		n, err := f.body.Read(p)
-		f.add(p[:n])
+		if f.start == begun || f.start == atLines {
+			f.add(p[:n])
+		} else {
+			f.begin(p[:n])
+		}
 		if err != nil && f.err == nil {
-			f.finish(err)
+			f.end(err)
 		}
 		if n == 0 && err == nil {
 			break // whoever reads decides how often to ask again
@@ -70,6 +81,9 @@ func (f *follower) add(p []byte) {
 		frame, ok := f.cut.Next()
 		if !ok {
 			break
+		}
+		if f.start == atLines && frame.Data != nil && f.oneValue(frame) {
+			return
 		}
 		f.frame(frame)
 	}

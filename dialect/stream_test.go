@@ -358,11 +358,17 @@ func TestTheOutcomeIsKnownSoFar(t *testing.T) {
 	}
 }
 
-func TestSeveralImagesEachHaveAnEnd(t *testing.T) {
+func TestAnImageThatBeganHasAnEnd(t *testing.T) {
 	const done = `data: {"type":"image_generation.completed","b64_json":"AA=="}` + "\n\n"
 	const part = `data: {"type":"image_generation.partial_image","b64_json":"AA=="}` + "\n\n"
 	g := golden{Status: 200, Type: "text/event-stream", Stream: true}.of("media")
-	for upstream, complete := range map[string]bool{part: false, part + done: true, part + done + part: false, part + done + part + done: true} {
+	const progress = `data: {"type":"progress","percent":50}` + "\n\n"
+	const other = `data: {"type":"someone.elses.delta","delta":"x"}` + "\n\n"
+	for upstream, complete := range map[string]bool{
+		part: false, part + progress: false, progress: true, other + progress: true,
+		part + done: true, part + done + progress: true, part + done + part: true, part + done + part + done: true,
+		`data: {"type":"transcript.text.segment"}` + "\n\n": false, `data: {"type":"speech.audio.delta"}` + "\n\n": false,
+	} {
 		got, err := g.pass(strings.NewReader(upstream), 4096)
 		if _, isCut := errors.AsType[*CutError](err); isCut == complete || got.outcome.Complete != complete {
 			t.Errorf("%q: %v: %+v", upstream, err, got)

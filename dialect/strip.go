@@ -7,21 +7,19 @@ import (
 	"github.com/inferweir/weir/internal/sse"
 )
 
-// appendStripped appends an event of OpenAI's chunks to dst without the usage that
-// only Weir asked for: nothing where the event is there for the usage alone, and
-// otherwise the event without the member usage. One whose name is written with
-// escapes stays. An event that also has an id or another field that clients keep
-// is never left out.
+// appendStripped appends an event of OpenAI's chunks to dst without what is there
+// only because Weir asked for usage: nothing where the event reports usage and has
+// no choice, whatever else it has, because clients that did not ask read the first
+// choice of every chunk; and otherwise the event without "usage":null. Counts
+// beside choices stay: servers report them unasked. So does a null whose name is
+// written with escapes.
 func appendStripped(dst []byte, frame sse.Frame, v []jsonscan.Value) []byte {
 	usage := v[chunkUsage]
-	switch usage.Kind() {
-	case jsonscan.Missing:
+	switch {
+	case usage.Kind() == jsonscan.Object && isEmptyArray(v[chunkChoices]):
+		return dst
+	case usage.Kind() != jsonscan.Null:
 		return append(dst, frame.Raw...)
-	case jsonscan.Null:
-	default:
-		if isEmptyArray(v[chunkChoices]) && onlyUsage(frame.Data) && onlyData(frame.Raw) {
-			return dst
-		}
 	}
 	from, to, removable := memberAt(frame.Data, usage, `"usage"`)
 	if !removable {
@@ -37,40 +35,6 @@ func appendStripped(dst []byte, frame sse.Frame, v []jsonscan.Value) []byte {
 		}
 	}
 	return appendWithout(dst, frame, from, to)
-}
-
-// onlyUsage reports whether a chunk has no member that a usage chunk has not. null
-// says nothing.
-func onlyUsage(data []byte) bool {
-	for w := into(bytes.TrimLeft(data, jsonSpace)); ; {
-		name, ok := w.next()
-		if !ok {
-			return true
-		}
-		value, _ := w.next()
-		switch string(name) {
-		case `"id"`, `"object"`, `"created"`, `"model"`, `"choices"`, `"usage"`, `"system_fingerprint"`, `"service_tier"`, `"obfuscation"`:
-		default:
-			if string(value) != "null" {
-				return false
-			}
-		}
-	}
-}
-
-// onlyData reports whether a frame has no fields but data and event.
-func onlyData(raw []byte) bool {
-	for raw = bytes.TrimPrefix(raw, []byte("\ufeff")); len(raw) > 0; {
-		line, end := firstLine(raw)
-		name, _, _ := bytes.Cut(line, []byte(":"))
-		switch string(name) {
-		case "", "data", "event":
-		default:
-			return false
-		}
-		raw = raw[len(line)+end:]
-	}
-	return true
 }
 
 // appendWithout appends a frame without the bytes from to to of its data, which

@@ -3,6 +3,8 @@ package dialect
 import (
 	"strings"
 	"testing"
+
+	"github.com/inferweir/weir"
 )
 
 func TestUsageThatOnlyWeAskedForIsRemoved(t *testing.T) {
@@ -16,10 +18,12 @@ func TestUsageThatOnlyWeAskedForIsRemoved(t *testing.T) {
 		{"with spaces, last", `{ "a": 1, "choices": [ {} ], "usage": null }`, `{ "a": 1, "choices": [ {} ] }`},
 		{"with spaces, first", `{ "usage" : null , "a": 1 }`, `{ "a": 1 }`},
 		{"with spaces, in the middle", `{"a": 1, "usage": null, "b": 2}`, `{"a": 1, "b": 2}`},
-		{"with values that look like it", `{"a":",\"usage\":null","choices":[{"usage":null}],"usage":{"usage":{"x":[1]}}}`, `{"a":",\"usage\":null","choices":[{"usage":null}]}`},
-		{"with choices and counts", `{"choices":[{"index":0}],"usage":{"prompt_tokens":1}}`, `{"choices":[{"index":0}]}`},
+		{"with values that look like it", `{"a":",\"usage\":null","choices":[{"usage":null}],"usage":null}`, `{"a":",\"usage\":null","choices":[{"usage":null}]}`},
+		{"with choices and counts", `{"choices":[{"index":0}],"usage":{"prompt_tokens":1}}`, `{"choices":[{"index":0}],"usage":{"prompt_tokens":1}}`},
 		{"counts without choices", `{"usage":{"prompt_tokens":1},"choices":[ ]}`, ``},
-		{"counts, choices missing", `{"usage":{"prompt_tokens":1},"id":1}`, `{"id":1}`},
+		{"counts without choices, and more", `{"usage":{},"choices":[],"timings":{"prompt_n":1}}`, ``},
+		{"counts, choices missing", `{"usage":{"prompt_tokens":1},"id":1}`, `{"usage":{"prompt_tokens":1},"id":1}`},
+		{"a number, choices empty", `{"choices":[],"usage":3}`, `{"choices":[],"usage":3}`},
 		{"null, choices empty", `{"choices":[],"usage":null,"prompt_filter_results":[]}`, `{"choices":[],"prompt_filter_results":[]}`},
 		{"no usage, choices empty", `{"choices":[],"prompt_filter_results":[]}`, `{"choices":[],"prompt_filter_results":[]}`},
 		{"under a name with escapes", `{"a":1,"\u0075sage":null}`, `{"a":1,"\u0075sage":null}`},
@@ -31,8 +35,6 @@ func TestUsageThatOnlyWeAskedForIsRemoved(t *testing.T) {
 			in := strings.ReplaceAll(around, "%", c.in)
 			want := strings.ReplaceAll(strings.Replace(around, "%", c.want, 1), "%", c.in)
 			switch {
-			case c.want == "" && strings.Contains(around, "\nid:"):
-				want = strings.Replace(around, "%", `{"choices":[ ]}`, 1) // it has more than the usage
 			case c.want == "" && around[0] == ':':
 				want = ": {\"usage\":null}\n" // a frame of its own
 			case c.want == "":
@@ -53,13 +55,13 @@ func TestUsageIsRemovedWhereverItsLineIs(t *testing.T) {
 	g.Injected = true
 	const event, rest = `{"choices":[{"index":0}],"usage":null}`, `{"choices":[{"index":0}]}`
 	for in, want := range map[string]string{
-		"event: x\ndata: " + event + "\n: data: " + event + "\n\n":                                             "event: x\ndata: " + rest + "\n: data: " + event + "\n\n",
-		"event: x\ndata: " + event + "\nid: " + event + "\n\n":                                                 "event: x\ndata: " + rest + "\nid: " + event + "\n\n",
-		"data: {\"choices\":[{}],\ndata: \"usage\":null}\n\n":                                                  "data: {\"choices\":[{}]\ndata: }\n\n",
-		"data:{\"usage\":\r\ndata\r\ndata:{\r\nid: 7\r\ndata: \"prompt_tokens\":1}\r\ndata: ,\"a\":1}\r\n\r\n": "data:{\r\ndata\r\ndata:\r\nid: 7\r\ndata: \r\ndata: \"a\":1}\r\n\r\n",
-		"\ufeffdata: {\"a\":1,\ndata: \"usage\":null}\n\n":                                                     "\ufeffdata: {\"a\":1\ndata: }\n\n",
-		"data: {\"choices\":[],\ndata: \"usage\":{\"prompt_tokens\":1}}\n\n":                                   "",
-		"data: {\"a\":1,\n\ufeffdata: 2\ndata: \"usage\":null}\n\n":                                            "data: {\"a\":1,\n\ufeffdata: 2\ndata: \"usage\":null}\n\n",
+		"event: x\ndata: " + event + "\n: data: " + event + "\n\n":                            "event: x\ndata: " + rest + "\n: data: " + event + "\n\n",
+		"event: x\ndata: " + event + "\nid: " + event + "\n\n":                                "event: x\ndata: " + rest + "\nid: " + event + "\n\n",
+		"data: {\"choices\":[{}],\ndata: \"usage\":null}\n\n":                                 "data: {\"choices\":[{}]\ndata: }\n\n",
+		"data:{\"usage\":\r\ndata\r\ndata:null\r\nid: 7\r\ndata: \r\ndata: ,\"a\":1}\r\n\r\n": "data:{\r\ndata\r\ndata:\r\nid: 7\r\ndata: \r\ndata: \"a\":1}\r\n\r\n",
+		"\ufeffdata: {\"a\":1,\ndata: \"usage\":null}\n\n":                                    "\ufeffdata: {\"a\":1\ndata: }\n\n",
+		"data: {\"choices\":[],\ndata: \"usage\":{\"prompt_tokens\":1}}\n\n":                  "",
+		"data: {\"a\":1,\n\ufeffdata: 2\ndata: \"usage\":null}\n\n":                           "data: {\"a\":1,\n\ufeffdata: 2\ndata: \"usage\":null}\n\n",
 	} {
 		const end = "data: [DONE]\n\n"
 		if got, _ := g.pass(strings.NewReader(in+end), 4096); got.body != want+end {
@@ -68,31 +70,38 @@ func TestUsageIsRemovedWhereverItsLineIs(t *testing.T) {
 	}
 }
 
-func TestAnEventThatSaysMoreThanTheUsageStays(t *testing.T) {
+// TestAChunkThatIsThereOnlyForUsageIsDropped has what llama.cpp and others add to
+// it: clients that did not ask for usage read choices[0] of every chunk.
+func TestAChunkThatIsThereOnlyForUsageIsDropped(t *testing.T) {
 	g := chatStream()
 	g.Injected = true
-	for in, want := range map[string]string{
-		`{"id":"x","object":"o","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":1},"system_fingerprint":null,"service_tier":"s","obfuscation":"o"}`: "",
-		`{"choices":[],"usage":{"prompt_tokens":1},"prompt_token_ids":null}`:                                                                                      "",
-		`{"choices":[],"usage":{"prompt_tokens":1},"timings":{"prompt_n":1}}`:                                                                                     `{"choices":[],"timings":{"prompt_n":1}}`,
-		`{"choices":[],"usage":{"prompt_tokens":1},"citations":["a"]}`:                                                                                            `{"choices":[],"citations":["a"]}`,
-		`{"choices":[],"\u0069d":1,"usage":{"prompt_tokens":1}}`:                                                                                                  `{"choices":[],"\u0069d":1}`,
+	const end = "data: [DONE]\n\n"
+	for _, in := range []string{
+		`{"id":"x","object":"o","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":1},"system_fingerprint":null,"service_tier":"s","obfuscation":"o"}`,
+		`{"choices":[],"usage":{"prompt_tokens":1},"timings":{"prompt_n":1,"predicted_ms":20.25}}`,
+		`{"choices":[],"usage":{"prompt_tokens":1},"citations":["a"]}`,
+		`{"choices":[],"\u0075sage":{"prompt_tokens":1}}`,
 	} {
-		if want != "" {
-			want = "data: " + want + "\n\n"
-		}
-		const end = "data: [DONE]\n\n"
-		got, _ := g.pass(strings.NewReader("data: "+in+"\n\n"+end), 4096)
-		if got.body != want+end || got.outcome.Usage.Input != 1 {
-			t.Errorf("%s:\ngot  %q\nwant %q", in, got.body, want+end)
+		for _, fields := range []string{"", "id: 1\n", "retry: 5\n", "odd\n", "event: x\n"} {
+			got, _ := g.pass(strings.NewReader("data: "+in+"\n"+fields+"\n"+end), 4096)
+			if got.body != end || got.outcome.Usage.Input != 1 {
+				t.Errorf("%s with %q: %+v", in, fields, got)
+			}
 		}
 	}
-	for _, field := range []string{"id: 1", "retry: 5", "odd", "id"} {
-		in := "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\n" + field + "\n\n"
-		want := "data: {\"choices\":[]}\n" + field + "\n\n"
-		if got, _ := g.pass(strings.NewReader(in), 4096); !strings.HasPrefix(got.body, want) {
-			t.Errorf("%q: %q", in, got.body)
-		}
+}
+
+// TestCountsBesideChoicesStay has what OpenRouter, Mistral and Groq send unasked.
+func TestCountsBesideChoicesStay(t *testing.T) {
+	g := chatStream()
+	g.Injected = true
+	const in = `data: {"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}],"usage":null}` + "\n\n" +
+		`data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}` + "\n\n" +
+		"data: [DONE]\n\n"
+	got, _ := g.pass(strings.NewReader(in), 4096)
+	o := Outcome{Usage: weir.Usage{Input: 1, Output: 2}, Known: true, Finish: "stop", Complete: true, Stopped: true}
+	if want := (passed{strings.Replace(in, `,"usage":null`, "", 1), "EOF", o}); got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
