@@ -16,16 +16,17 @@ type Outcome struct {
 	// Usage is what the call used. It counts only if Known is set.
 	Usage weir.Usage
 	// Known says that the upstream reported the usage, or that it was counted
-	// from the deltas of a stream. It is not set for a JSON answer without usage,
-	// whose text is not looked at, nor for a stream that ended before its first
-	// delta: the estimate that was made of the request is then all there is.
-	// Where no model runs, as in Anthropic's count_tokens, none is known.
+	// from the deltas of a stream, or from the length of a JSON answer that says
+	// nothing. It is not set for a stream that ended before its first delta, nor
+	// for APIs that count no tokens. Where no model runs, as in Anthropic's
+	// count_tokens, none is known.
 	Known bool
 	// Estimated says that a part of Usage is a guess, because the upstream did
 	// not report it; or the last text of a stream came after its report, or far
 	// more than that. Output is then the larger of the number of deltas and a
-	// quarter of their text's bytes, and not less than was reported; Input, if
-	// that is not known, what Call.Estimate says.
+	// quarter of their text's bytes, and not less than was reported; of a JSON
+	// answer it is a quarter of all its bytes but white space. Input, if
+	// that is not known, is what Call.Estimate says.
 	Estimated bool
 	// Model is the model that answered, "" if unknown.
 	Model string
@@ -82,7 +83,8 @@ type answerForm struct {
 	chunks bool // events are OpenAI's chunks, from which usage can be stripped
 	free   bool // the call uses no tokens, and says nothing about it
 
-	reasons bool            // every answer says why it ended
+	reasons bool            // every answer says why it ended: a model wrote it
+	inputs  bool            // what the model reads is counted in tokens, though it writes none
 	asked   *jsonscan.Paths // of a request: how many choices come for each prompt; nil: one
 }
 
@@ -140,6 +142,7 @@ type Answer struct {
 	streams  bool  // the body may change, whatever the mode becomes
 	prompt   int64 // estimated tokens
 	asked    int64 // choices that are to come
+	weight   int64 // bytes of a whole answer, without white space
 	complete bool
 
 	tally  tally
@@ -278,12 +281,40 @@ func (a *Answer) Outcome() Outcome {
 	}
 	t.use(&o, a.prompt)
 	success := 200 <= a.status && a.status < 300
-	if a.form != nil && a.form.free && a.complete && success {
-		o.Known = true
+	if a.form != nil && success && !t.failed {
+		a.guess(&o)
 	}
 	ended := a.form == nil || !a.form.reasons || t.settled(a.asked)
 	o.Stopped = success && o.Complete && ended && !t.failed && !t.hindered
 	return o
+}
+
+// weigh counts p, a part of a whole answer.
+func (a *Answer) weigh(p []byte) {
+	if !a.form.reasons {
+		return // embeddings are long, and not written
+	}
+	for _, c := range p {
+		if c > ' ' {
+			a.weight++
+		}
+	}
+}
+
+// guess fills in the usage of a whole answer that does not report it: what is not
+// counted would cost nothing.
+func (a *Answer) guess(o *Outcome) {
+	switch {
+	case a.form.free:
+		o.Known = o.Known || a.complete
+	case o.Known || a.mode != whole:
+	case a.form.reasons:
+		o.Usage = weir.Usage{Input: a.prompt, Output: (a.weight + bytesPerToken - 1) / bytesPerToken}
+		o.Known, o.Estimated = true, true
+	case a.form.inputs && a.prompt > 0:
+		o.Usage = weir.Usage{Input: a.prompt}
+		o.Known, o.Estimated = true, true
+	}
 }
 
 // passingBody is a body that is not read.
@@ -323,6 +354,7 @@ func (b *wholeBody) Read(p []byte) (int, error) {
 	}
 	// A body that is no JSON passes like any other: the scanner keeps its error.
 	_, _ = b.scanner.Write(p[:n])
+	b.answer.weigh(p[:n])
 	if err != nil {
 		b.over = true
 		b.finish(err)

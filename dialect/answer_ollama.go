@@ -34,7 +34,7 @@ func ollamaChatAnswers() *answerForm {
 
 // ollamaEmbedAnswers have no stream. The older /api/embeddings reports no usage.
 func ollamaEmbedAnswers() *answerForm {
-	return &answerForm{whole: reads(func(t *tally, v []jsonscan.Value) {
+	return &answerForm{inputs: true, whole: reads(func(t *tally, v []jsonscan.Value) {
 		t.answeredBy(v[errorValues])
 		if n, ok := count(v[errorValues+1]); ok {
 			t.input, t.output = n, 0

@@ -207,7 +207,7 @@ const deepest = 10_000
 
 // embeddingAnswers also reads rerank, score, moderations and whatever has usage and
 // no stream.
-func embeddingAnswers() *answerForm { return &answerForm{whole: wholeForm()} }
+func embeddingAnswers() *answerForm { return &answerForm{whole: wholeForm(), inputs: true} }
 
 // mediaAnswers are transcriptions, translations, speech and images. Their streams
 // end with a typed event, with [DONE] in other servers, or just so.

@@ -102,6 +102,7 @@ func (f *follower) pass(held, p []byte) {
 	}
 	scanner := f.answer.form.whole.paths.NewScanner(f.answer.depth)
 	_, _ = scanner.Write(text) // Values tells its error
+	f.answer.weigh(text)
 	f.passWhole(scanner)
 }
 
@@ -133,6 +134,8 @@ func (f *follower) oneValue(line sse.Frame) bool {
 	rest := f.cut.Rest() // with the lines that are not taken
 	f.out = append(append(f.out, line.Raw...), rest...)
 	_, _ = scanner.Write(rest)
+	f.answer.weigh(line.Raw)
+	f.answer.weigh(rest)
 	f.passWhole(scanner)
 	return true
 }

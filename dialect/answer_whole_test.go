@@ -38,7 +38,6 @@ func TestJSONUnderTheTypeOfAStreamIsAWholeAnswer(t *testing.T) {
 	const chat = `{"model":"m","choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}`
 	pretty := strings.NewReplacer(",", ",\n  ", "{", "{\n  ").Replace(chat)
 	answered := Outcome{Usage: weir.Usage{Input: 1, Output: 2}, Known: true, Model: "m", Finish: "stop", Complete: true, Stopped: true}
-	broken := Outcome{Model: "m"}
 	for _, c := range []struct {
 		name, form, body string
 		end              error
@@ -51,12 +50,13 @@ func TestJSONUnderTheTypeOfAStreamIsAWholeAnswer(t *testing.T) {
 		{"an error", "chat", `{"error":{"message":"down","type":"t"}}`, io.EOF, Outcome{Err: "t: down", Complete: true}},
 		{"an error in several lines", "chat", "{\n\"error\": {\n\n\"message\": \"down\"}\n}\n", io.EOF, Outcome{Err: "down", Complete: true}},
 		{"an error of messages", "message", `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}`, io.EOF, Outcome{Err: "overloaded_error: Overloaded", Complete: true}},
-		{"a response", "response", `{"status":"completed","output":[]}`, io.EOF, Outcome{Finish: "completed", Complete: true, Stopped: true}},
+		{"a response", "response", `{"status":"completed","output":[]}`, io.EOF,
+			Outcome{Usage: weir.Usage{Output: 9}, Known: true, Estimated: true, Finish: "completed", Complete: true, Stopped: true}},
 		{"Triton's", "infer-stream", `{"model_name":"m","text_output":"x"}`, io.EOF, Outcome{Model: "m", Complete: true, Stopped: true}},
 		{"a transcription", "media", `{"text":"x"}`, io.EOF, Outcome{Complete: true, Stopped: true}},
-		{"half an answer", "chat", chat[:30], io.EOF, broken},
-		{"half an answer in several lines", "chat", pretty[:30], io.EOF, broken},
-		{"an answer that breaks off", "chat", chat[:30], io.ErrUnexpectedEOF, broken},
+		{"half an answer", "chat", chat[:30], io.EOF, broken(chat[:30])},
+		{"half an answer in several lines", "chat", pretty[:30], io.EOF, broken(pretty[:30])},
+		{"an answer that breaks off", "chat", chat[:30], io.ErrUnexpectedEOF, broken(chat[:30])},
 		{"nearly all of it", "chat", chat[:len(chat)-1], io.ErrUnexpectedEOF, Outcome{Usage: answered.Usage, Known: true, Model: "m", Finish: "stop"}},
 		{"two values", "chat", chat + chat, io.EOF, Outcome{Usage: answered.Usage, Known: true, Model: "m", Finish: "stop"}},
 	} {
@@ -83,8 +83,8 @@ func TestOllamasAnswerInSeveralLinesIsWhole(t *testing.T) {
 		passesAs(t, g, pretty, io.EOF, whole)
 		passesAs(t, g, "\n \n"+pretty, io.EOF, whole)
 		passesAs(t, g, "{\"model\":\"m\",\n\"done\":true,\"done_reason\":\"stop\",\"prompt_eval_count\":3,\"eval_count\":4}", io.EOF, whole)
-		passesAs(t, g, pretty[:20], io.EOF, Outcome{Model: "m"})
-		passesAs(t, g, pretty[:20], io.ErrUnexpectedEOF, Outcome{Model: "m"})
+		passesAs(t, g, pretty[:20], io.EOF, broken(pretty[:20]))
+		passesAs(t, g, pretty[:20], io.ErrUnexpectedEOF, broken(pretty[:20]))
 		passesAs(t, g, "{\n\"error\": \"down\"\n}", io.EOF, Outcome{Err: "down", Complete: true})
 	}
 }
@@ -233,6 +233,18 @@ func TestATextThatTritonCallsGeneratedEndsNothing(t *testing.T) {
 	}
 }
 
+// broken is half an answer of model m: what came of it is what it cost.
+func broken(text string) Outcome {
+	letters := len(strings.Join(strings.Fields(text), ""))
+	return Outcome{Usage: weir.Usage{Output: int64(letters+3) / 4}, Known: true, Estimated: true, Model: "m"}
+}
+
+// withoutUsage leaves out what an answer without usage is estimated at.
+func withoutUsage(o Outcome) Outcome {
+	o.Usage, o.Known, o.Estimated = weir.Usage{}, false, false
+	return o
+}
+
 func TestAnErrorThatSaysNothingIsNone(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"code":null,"message":null}`:                     "",
@@ -252,7 +264,7 @@ func TestAnErrorThatSaysNothingIsNone(t *testing.T) {
 		}
 		g.Type = "application/json"
 		got, _ = g.pass(strings.NewReader(`{"error":`+in+","+chunk), 4096)
-		if wanted := (Outcome{Finish: "stop", Err: want, Complete: true, Stopped: good}); got.outcome != wanted {
+		if wanted := (Outcome{Finish: "stop", Err: want, Complete: true, Stopped: good}); got.outcome.Known != good || withoutUsage(got.outcome) != wanted {
 			t.Errorf("%s in JSON: %+v, want %+v", in, got.outcome, wanted)
 		}
 	}
