@@ -48,7 +48,8 @@ fuzz:
 	done
 
 # The race detector needs a C compiler, the tests of the first minutes use curl, as
-# a newcomer does, and the official clients come with npm.
+# a newcomer does, and the official clients come with npm. NodeSource's nodejs has
+# npm in it, and conflicts with Debian's.
 tools:
 	@missing=""; \
 	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
@@ -57,7 +58,8 @@ tools:
 	if [ -n "$$missing" ]; then \
 		if command -v apt-get >/dev/null; then \
 			sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-			$$sudo apt-get update -q && $$sudo apt-get install -y -q --no-install-recommends $$missing; \
+			install="$$sudo apt-get install -y -q --no-install-recommends"; \
+			$$sudo apt-get update -q && { $$install $$missing || $$install $$(echo $$missing | sed 's/npm/nodejs/'); }; \
 		elif command -v brew >/dev/null; then \
 			brew install $$(echo $$missing | sed 's/libc6-dev//; s/npm/node/'); \
 		else \
