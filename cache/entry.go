@@ -182,8 +182,17 @@ func ofOneAnswer(name string) bool {
 		"Upgrade", "X-Request-Id", "X-Should-Retry":
 		return true
 	}
-	name = strings.ToLower(name) // limits have many spellings
-	return strings.Contains(name, "ratelimit") || strings.Contains(name, "rate-limit")
+	return containsFold(name, "ratelimit") || containsFold(name, "rate-limit") // limits have many spellings
+}
+
+// containsFold reports whether part stands in s, in capitals or not.
+func containsFold(s, part string) bool {
+	for i := 0; i+len(part) <= len(s); i++ {
+		if s[i]|0x20 == part[0]|0x20 && strings.EqualFold(s[i:i+len(part)], part) {
+			return true
+		}
+	}
+	return false
 }
 
 func isAdvice(name string) bool {

@@ -228,13 +228,27 @@ func IsLimitField(name string) bool {
 	if len(name) > longest {
 		return false
 	}
-	switch name = strings.ToLower(name); {
-	case strings.Contains(name, "ratelimit"), strings.Contains(name, "rate-limit"):
+	switch {
+	case containsFold(name, "ratelimit"), containsFold(name, "rate-limit"):
 		return true
-	case strings.HasPrefix(name, "anthropic-"), strings.Contains(name, "-call-"):
-		return strings.HasSuffix(name, "-limit") || strings.HasSuffix(name, "-remaining") || strings.HasSuffix(name, "-reset")
+	case containsFold(name, "anthropic-"), containsFold(name, "-call-"):
+		return endsFold(name, "-limit") || endsFold(name, "-remaining") || endsFold(name, "-reset")
 	}
-	return name == "remaining-tokens" || name == "remaining-requests"
+	return strings.EqualFold(name, "remaining-tokens") || strings.EqualFold(name, "remaining-requests")
+}
+
+// containsFold reports whether part stands in s, in capitals or not.
+func containsFold(s, part string) bool {
+	for i := 0; i+len(part) <= len(s); i++ {
+		if s[i]|0x20 == part[0]|0x20 && strings.EqualFold(s[i:i+len(part)], part) {
+			return true
+		}
+	}
+	return false
+}
+
+func endsFold(s, end string) bool {
+	return len(s) >= len(end) && strings.EqualFold(s[len(s)-len(end):], end)
 }
 
 // roundUp rounds d up to a multiple of unit; less than nothing is 0.

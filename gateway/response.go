@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/inferweir/weir/dialect"
 	"github.com/inferweir/weir/ratelimit"
 )
 
@@ -58,7 +59,11 @@ func (x *exchange) setFields(h http.Header) {
 		// The upstream's own are about our account, not the caller's: they are
 		// merged with what is ours, or left out.
 		d, path := x.form()
-		d.SetLimits(h, path, x.limits(), time.Now())
+		var limits []dialect.Limit
+		if d.Name() != x.setup.plain.Name() { // which has no fields for them
+			limits = x.limits()
+		}
+		d.SetLimits(h, path, limits, time.Now())
 		ratelimit.SetFields(h, x.takes)
 	}
 	if x.chosen == nil {
