@@ -19,7 +19,9 @@ import (
 // ask sends the request upstream.
 func (x *exchange) ask() (*http.Response, error) {
 	out := x.r.WithContext(x.r.Context())
-	out.Header = x.r.Header.Clone()
+	if x.keyed || x.call.Endpoint != "" {
+		out.Header = x.r.Header.Clone() // the request's own are still needed
+	}
 	body := x.body
 	if x.call.Endpoint != "" {
 		body = x.call.Body()
