@@ -182,17 +182,9 @@ func ofOneAnswer(name string) bool {
 		"Upgrade", "X-Request-Id", "X-Should-Retry":
 		return true
 	}
-	return containsFold(name, "ratelimit") || containsFold(name, "rate-limit") // limits have many spellings
-}
-
-// containsFold reports whether part stands in s, in capitals or not.
-func containsFold(s, part string) bool {
-	for i := 0; i+len(part) <= len(s); i++ {
-		if s[i]|0x20 == part[0]|0x20 && strings.EqualFold(s[i:i+len(part)], part) {
-			return true
-		}
-	}
-	return false
+	// Limits have many spellings; of a key of http.Header only the first letter of
+	// a part is a capital, or not.
+	return strings.Contains(name, "atelimit") || strings.Contains(name, "ate-Limit")
 }
 
 func isAdvice(name string) bool {

@@ -172,9 +172,9 @@ func (c choices) one(t *tally, v []jsonscan.Value, place int) {
 		return
 	}
 	var room [1]jsonscan.Value
-	w := into(v[choiceCalls].Raw())
-	w.next() // the first is counted
-	for call, more := w.next(); more; call, more = w.next() {
+	w := jsonscan.Into(v[choiceCalls].Raw())
+	w.Next() // the first is counted
+	for call, more := w.Next(); more; call, more = w.Next() {
 		// Elements of what was read are JSON, and no deeper: there is no error.
 		if arguments, err := c.call.Find(room[:0], call, deepest); err == nil {
 			t.texts(arguments)
@@ -185,10 +185,10 @@ func (c choices) one(t *tally, v []jsonscan.Value, place int) {
 // others reads the choices of a chunk behind the first.
 func (c choices) others(t *tally, array []byte) {
 	var room [16]jsonscan.Value
-	w := into(array)
-	w.next() // the first is counted
+	w := jsonscan.Into(array)
+	w.Next() // the first is counted
 	for place := 1; ; place++ {
-		choice, more := w.next()
+		choice, more := w.Next()
 		if !more {
 			return
 		}

@@ -122,7 +122,7 @@ func (f *follower) passWhole(scanner *jsonscan.Scanner) {
 // is handed on.
 func (f *follower) oneValue(line sse.Frame) bool {
 	f.start = begun
-	if line.Data[0] != '{' || valueEnd(line.Data, 0) == len(line.Data) && line.Data[len(line.Data)-1] == '}' {
+	if line.Data[0] != '{' || jsonscan.ValueEnd(line.Data, 0) == len(line.Data) && line.Data[len(line.Data)-1] == '}' {
 		return false // nearly every line
 	}
 	scanner := f.answer.form.whole.paths.NewScanner(f.answer.depth)

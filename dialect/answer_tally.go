@@ -282,11 +282,11 @@ func failing(e jsonscan.Value) bool {
 	case e.TooLong():
 		return true
 	}
-	for w := into(e.Raw()); ; {
-		if _, more := w.next(); !more {
+	for w := jsonscan.Into(e.Raw()); ; {
+		if _, more := w.Next(); !more {
 			return false
 		}
-		if value, _ := w.next(); !empty(value) {
+		if value, _ := w.Next(); !empty(value) {
 			return true
 		}
 	}

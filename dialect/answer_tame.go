@@ -1,6 +1,10 @@
 package dialect
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/inferweir/weir/internal/jsonscan"
+)
 
 // tamed returns data with zeros in the place of NaN and Infinity, at the same
 // length, so that every other value is where it was. Python's servers write them
@@ -13,7 +17,7 @@ func tamed(data []byte) (tame []byte, odd bool) {
 	tame = bytes.Clone(data)
 	for i := 0; i < len(tame); {
 		if tame[i] == '"' {
-			i = stringEnd(tame, i)
+			i = jsonscan.StringEnd(tame, i)
 			continue
 		}
 		n := 1

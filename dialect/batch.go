@@ -127,10 +127,10 @@ func (f listForm) kind(c *Call) (string, bool) {
 	if raw[0] == '"' {
 		return "texts", true
 	}
-	w := into(raw)
-	first, _ := w.next()
+	w := jsonscan.Into(raw)
+	first, _ := w.Next()
 	for {
-		item, ok := w.next()
+		item, ok := w.Next()
 		switch {
 		case !ok && first[0] == '"':
 			return "texts", true
@@ -171,8 +171,8 @@ func (f listForm) join(calls []*Call) ([]byte, error) {
 // isTokens reports whether the list raw is one list of token ids, not several
 // items.
 func isTokens(raw []byte) bool {
-	w := into(raw)
-	first, ok := w.next()
+	w := jsonscan.Into(raw)
+	first, ok := w.Next()
 	return ok && isWord(first[0])
 }
 
@@ -186,7 +186,7 @@ func (f listForm) split(answer []byte, calls []*Call) ([][]byte, error) {
 		return nil, fmt.Errorf("the answer to %d joined requests: %s: %s: want a list", len(calls), f.answers, list.Kind())
 	}
 	total := totalItems(calls)
-	if n := elements(list.Raw()); n != total {
+	if n := jsonscan.Elements(list.Raw()); n != total {
 		return nil, fmt.Errorf("the answer to %d joined requests: %s: %d items: want %d, as many as were asked", len(calls), f.answers, n, total)
 	}
 	items, err := f.inOrder(list.Raw(), total)
@@ -219,9 +219,9 @@ type item struct {
 // the order of the list is a custom, the index is the rule.
 func (f listForm) inOrder(list []byte, total int) ([]item, error) {
 	items := make([]item, total)
-	w := into(list)
+	w := jsonscan.Into(list)
 	for i := range total {
-		raw, _ := w.next()
+		raw, _ := w.Next()
 		at := i
 		this := item{raw: raw}
 		if f.numbered && raw[0] == '{' {

@@ -82,8 +82,8 @@ func tensorOf(shape, first, data jsonscan.Value, rows int) (tensor, error) {
 		return tensor{}, fmt.Errorf("data: %s: want a list", data.Kind())
 	}
 	size := int64(1)
-	for w := into(shape.Raw()); ; {
-		dimension, ok := w.next()
+	for w := jsonscan.Into(shape.Raw()); ; {
+		dimension, ok := w.Next()
 		if !ok {
 			break
 		}
@@ -94,14 +94,14 @@ func tensorOf(shape, first, data jsonscan.Value, rows int) (tensor, error) {
 		size = times(size, n)
 	}
 	t := tensor{rows: first, data: data}
-	w := into(data.Raw())
-	element, ok := w.next()
+	w := jsonscan.Into(data.Raw())
+	element, ok := w.Next()
 	t.nested = ok && element[0] == '['
 	want := size
 	if t.nested {
 		want = int64(rows)
 	}
-	if n := elements(data.Raw()); int64(n) != want {
+	if n := jsonscan.Elements(data.Raw()); int64(n) != want {
 		return tensor{}, fmt.Errorf("data: %d elements: want %d, as the shape says", n, want)
 	}
 	t.perRow = int(want) / rows
@@ -187,14 +187,14 @@ func (f tensorForm) split(answer []byte, calls []*Call) ([][]byte, error) {
 		}
 	}
 	for _, out := range t.list {
-		w := into(out.data.Raw())
+		w := jsonscan.Into(out.data.Raw())
 		for i, c := range calls {
 			own := []byte{'['}
 			for n := range c.Items * out.perRow {
 				if n > 0 {
 					own = append(own, ',')
 				}
-				element, _ := w.next()
+				element, _ := w.Next()
 				own = append(own, element...)
 			}
 			own = append(own, ']')

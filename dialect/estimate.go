@@ -49,7 +49,7 @@ func (w *weight) add(raw []byte) {
 	for i := 0; i < len(raw); {
 		switch c := raw[i]; {
 		case c == '"':
-			end := stringEnd(raw, i)
+			end := jsonscan.StringEnd(raw, i)
 			if isData(raw[i+1 : max(i+1, end-1)]) {
 				data++
 			} else {
@@ -58,13 +58,13 @@ func (w *weight) add(raw []byte) {
 			i = end
 			continue
 		case c == '-' || '0' <= c && c <= '9':
-			end := valueEnd(raw, i)
+			end := jsonscan.ValueEnd(raw, i)
 			rest, numbers, i = rest+int64(end-i), numbers+1, end
 			continue
 		case c == '{':
 			objects = true
 		}
-		if !blank(raw[i]) {
+		if !jsonscan.IsSpace(raw[i]) {
 			rest++
 		}
 		i++

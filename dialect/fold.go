@@ -56,8 +56,8 @@ func bit(c byte) uint32 {
 // lookalike returns an error if the object at body[from:] has a member that looks
 // like one of n, or holds one. The values in known are passed over as a whole.
 func (n *names) lookalike(body []byte, from int, known []jsonscan.Value) error {
-	for w := into(body[from:]); ; {
-		name, ok := w.next()
+	for w := jsonscan.Into(body[from:]); ; {
+		name, ok := w.Next()
 		if !ok {
 			return nil
 		}
@@ -65,15 +65,17 @@ func (n *names) lookalike(body []byte, from int, known []jsonscan.Value) error {
 		if err != nil {
 			return err
 		}
-		at, ok := w.start()
+		at, ok := w.Start()
 		if !ok {
 			return nil
 		}
-		if w.end = knownEnd(known, from+at) - from; w.end <= at {
-			w.end = valueEnd(w.raw, at)
+		end := knownEnd(known, from+at)
+		if end <= from+at {
+			end = jsonscan.ValueEnd(body, from+at)
 		}
-		if m != nil && m.inside != nil && w.raw[at] == '{' {
-			if err := m.inside.lookalike(body[:from+w.end], from+at, nil); err != nil {
+		w.Skip(end - from)
+		if m != nil && m.inside != nil && body[from+at] == '{' {
+			if err := m.inside.lookalike(body[:end], from+at, nil); err != nil {
 				return err
 			}
 		}

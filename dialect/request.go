@@ -308,7 +308,7 @@ func isForm(body []byte) bool { return bytes.HasPrefix(bytes.TrimLeft(body, "\r\
 // read, and is none.
 func (f found) lookalike(body []byte) error {
 	from := 0
-	for from < len(body) && blank(body[from]) {
+	for from < len(body) && jsonscan.IsSpace(body[from]) {
 		from++
 	}
 	if from == len(body) || body[from] != '{' {
@@ -377,7 +377,7 @@ func saysNothing(v jsonscan.Value) bool {
 	case jsonscan.String:
 		return len(v.Raw()) == len(`""`)
 	case jsonscan.Array:
-		return elements(v.Raw()) == 0
+		return jsonscan.Elements(v.Raw()) == 0
 	}
 	return false
 }
@@ -393,8 +393,8 @@ func steadyTools(tools jsonscan.Value) bool {
 	default:
 		return false
 	}
-	for w := into(tools.Raw()); ; {
-		tool, ok := w.next()
+	for w := jsonscan.Into(tools.Raw()); ; {
+		tool, ok := w.Next()
 		if !ok {
 			return true
 		}
@@ -435,13 +435,13 @@ func countTexts(v jsonscan.Value) int {
 	default:
 		return 0
 	}
-	w := into(v.Raw())
-	first, ok := w.next()
+	w := jsonscan.Into(v.Raw())
+	first, ok := w.Next()
 	switch {
 	case !ok:
 		return 0
 	case first[0] == '"', first[0] == '[':
-		return elements(v.Raw())
+		return jsonscan.Elements(v.Raw())
 	case first[0] == '{':
 		return 0 // parts of one text to some, one text each to others
 	}
@@ -453,7 +453,7 @@ func countList(v jsonscan.Value) int {
 	if v.Kind() != jsonscan.Array {
 		return 0
 	}
-	return elements(v.Raw())
+	return jsonscan.Elements(v.Raw())
 }
 
 // countRows is the count of a shape's first dimension.

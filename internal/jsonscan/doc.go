@@ -1,7 +1,8 @@
 // Package jsonscan reads JSON in one pass and builds no tree: it checks a body
 // (Check), finds members by JSON pointer (Compile, Paths.Find) and writes a
 // canonical form (AppendCanonical) from which cache keys are made. Of a text that
-// comes in pieces and is not kept, a Scanner finds the members.
+// comes in pieces and is not kept, a Scanner finds the members. A Walk goes through
+// the elements of a value that was found.
 //
 // The first three accept the same language, RFC 8259 without latitude: UTF-8
 // only, no byte order mark, nothing after the value, and no object with two
