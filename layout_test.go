@@ -67,7 +67,9 @@ var owner = map[string]string{
 	"modernc.org/sqlite":                         "database",
 	"pgregory.net/rapid":                         "storetest",
 	"go.uber.org/goleak":                         "", // tests only
-	"github.com/dunglas/httpsfv":                 "",
+	"github.com/coreos/go-oidc":                  "auth",
+	"github.com/go-jose/go-jose":                 "auth", // tests
+	"github.com/dunglas/httpsfv":                 "ratelimit",
 	"github.com/rogpeppe/go-internal/testscript": "",
 }
 

@@ -110,7 +110,7 @@ func (x *exchange) limits() []dialect.Limit {
 		if unit == "" {
 			unit = ratelimit.Requests
 		}
-		own := dialect.Limit{Unit: unit, Quota: t.Burst(), Remaining: t.Decision.Remaining, Full: t.Full()}
+		own := dialect.Limit{Unit: unit, Quota: t.Burst(), Remaining: t.Decision.Remaining, Full: t.Decision.Full}
 		tightest = dialect.Tightest([]dialect.Limit{own}, tightest)
 	}
 	return tightest

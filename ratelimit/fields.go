@@ -24,13 +24,14 @@ const (
 // has the remaining units r, and t, the seconds until there is more, rounded up;
 // a bucket that is full has no t.
 func SetFields(h http.Header, takes []Take) {
-	if len(takes) == 0 {
+	var room [MaxTakes]int
+	order := tightestFirst(takes, room[:0])
+	if len(order) == 0 {
 		return
 	}
-	var order [MaxTakes]int
 	var policyRoom, stateRoom [256]byte // grown where many policies need more
 	policies, states := policyRoom[:0], stateRoom[:0]
-	for n, i := range tightestFirst(takes, order[:0]) {
+	for n, i := range order {
 		if n > 0 {
 			policies = append(policies, ", "...)
 			states = append(states, ", "...)
@@ -45,20 +46,25 @@ func SetFields(h http.Header, takes []Take) {
 // SetLegacyFields sets X-RateLimit-Limit, -Remaining and -Reset for the tightest
 // policy: the burst, what is left of it, and the seconds until there is more.
 func SetLegacyFields(h http.Header, takes []Take) {
-	if len(takes) == 0 {
+	var room [MaxTakes]int
+	order := tightestFirst(takes, room[:0])
+	if len(order) == 0 {
 		return
 	}
-	var order [MaxTakes]int
-	t := &takes[tightestFirst(takes, order[:0])[0]]
+	t := &takes[order[0]]
 	h["X-Ratelimit-Limit"] = []string{strconv.FormatInt(t.Policy.ready.burst, 10)}
 	h["X-Ratelimit-Remaining"] = []string{strconv.FormatInt(t.Decision.Remaining, 10)}
 	h["X-Ratelimit-Reset"] = []string{strconv.FormatInt(ceilSeconds(t.Decision.Reset), 10)}
 }
 
 // tightestFirst appends the indexes of takes to order: those that refuse first,
-// the longest wait before the shorter; then by the part that is left.
+// the longest wait before the shorter; then by the part that is left. Those that
+// only watch are left out: nobody is told of them.
 func tightestFirst(takes []Take, order []int) []int {
 	for i := range takes {
+		if takes[i].Policy.ready.shadow || takes[i].Mode == Open {
+			continue
+		}
 		// Insertion: there are few, and nothing is allocated.
 		order = append(order, i)
 		for j := i; j > 0 && takes[i].tighter(&takes[order[j-1]]); j-- {
@@ -88,7 +94,7 @@ func appendState(b []byte, t *Take) []byte {
 	b = appendString(b, t.Policy.Name)
 	b = append(b, ";r="...)
 	b = strconv.AppendInt(b, t.Decision.Remaining, 10)
-	if t.Decision.Reset > 0 {
+	if t.Decision.Reset > 0 && t.Policy.ready.kind != slots {
 		b = append(b, ";t="...)
 		b = strconv.AppendInt(b, ceilSeconds(t.Decision.Reset), 10)
 	}
@@ -98,7 +104,10 @@ func appendState(b []byte, t *Take) []byte {
 func policyItem(p *Policy) string {
 	b := appendString(nil, p.Name)
 	b = append(b, ";q="...)
-	b = strconv.AppendInt(b, p.Quota, 10)
+	b = strconv.AppendInt(b, max(p.Quota, p.Concurrent), 10)
+	if p.Concurrent > 0 {
+		return string(append(b, `;qu="concurrent-requests"`...))
+	}
 	b = append(b, ";w="...)
 	b = strconv.AppendInt(b, ceilSeconds(p.Window), 10)
 	if u := p.unit(); u != Requests {
@@ -137,6 +146,12 @@ func count(n int64, unit string) string {
 // spell gives a duration in words, exact where that is short: "500
 // milliseconds", "60 seconds", "24 hours".
 func spell(d time.Duration) string {
+	switch d {
+	case Month:
+		return "month"
+	case Year:
+		return "year"
+	}
 	for _, u := range []struct {
 		size time.Duration
 		name string

@@ -2,10 +2,13 @@ package ratelimit
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -46,6 +49,9 @@ type Event struct {
 type Limiter struct {
 	options  Options
 	policies []*Policy
+	holds    bool   // slots
+	instance string // in front of every ID
+	ids      *atomic.Uint64
 }
 
 // New checks the options and makes a Limiter.
@@ -59,7 +65,7 @@ func New(o Options) (*Limiter, error) {
 	if o.Key == nil {
 		o.Key = ByCaller
 	}
-	l := &Limiter{options: o}
+	l := &Limiter{options: o, instance: rand.Text(), ids: new(atomic.Uint64)}
 	names := map[[3]string]bool{}
 	var errs []error
 	for i, p := range o.Policies {
@@ -80,6 +86,7 @@ func New(o Options) (*Limiter, error) {
 			continue
 		}
 		l.policies = append(l.policies, prepared)
+		l.holds = l.holds || prepared.Concurrent > 0
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -89,10 +96,15 @@ func New(o Options) (*Limiter, error) {
 
 // Take takes cost units for key from every policy, or from none. It returns the
 // takes with their decisions, and a *weir.Problem if the request is refused.
+// Where a policy is concurrent, the slot is held until Settle.
 func (l *Limiter) Take(ctx context.Context, key string, cost int64) ([]Take, error) {
 	takes := make([]Take, len(l.policies))
+	id := ""
+	if l.holds {
+		id = l.instance + strconv.FormatUint(l.ids.Add(1), 36)
+	}
 	for i, p := range l.policies {
-		takes[i] = Take{Policy: p, Key: key, Cost: cost}
+		takes[i] = Take{Policy: p, Key: key, ID: id, Cost: cost}
 	}
 	allowed, err := l.options.Store.Take(ctx, takes, time.Now())
 	if err != nil {
@@ -115,6 +127,29 @@ func (l *Limiter) Take(ctx context.Context, key string, cost int64) ([]Take, err
 	return nil, Unavailable(errNoReason)
 }
 
+// Settle ends what Take began, once the request is done: it frees slots, and
+// charges used units in place of the cost that was taken. It must be called once
+// for every Take that was not refused, where a policy is concurrent or the cost
+// was an estimate.
+func (l *Limiter) Settle(ctx context.Context, takes []Take, used int64) error {
+	due := make([]Take, 0, len(takes))
+	for _, t := range takes {
+		switch {
+		case t.Policy.Concurrent > 0:
+			t.Cost = -1
+		default:
+			t.Cost = max(used, 0) - max(t.Cost, 0)
+		}
+		if t.Cost != 0 {
+			due = append(due, t)
+		}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	return l.options.Store.Settle(context.WithoutCancel(ctx), due, time.Now())
+}
+
 // errNoReason is the fault of a store, which refused and named no policy for it.
 var errNoReason = errors.New("ratelimit: the store took nothing, and every decision says allowed")
 
@@ -132,6 +167,11 @@ func (l *Limiter) Middleware(next http.Handler) http.Handler {
 		if p, refused := errors.AsType[*weir.Problem](err); refused {
 			p.ServeHTTP(w, r)
 			return
+		}
+		if l.holds && takes != nil {
+			// Also where the handler panics: a slot is not to outlive its request.
+			// A shared store that is away frees it later, by itself.
+			defer func() { _ = l.Settle(r.Context(), takes, cost) }()
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -198,6 +238,9 @@ func Refusal(takes []Take) *weir.Problem {
 // reason says in a sentence why t was denied.
 func (t *Take) reason() string {
 	p, unit := t.Policy, t.Policy.unit()
+	if p.Concurrent > 0 {
+		return fmt.Sprintf("%q lets %s run at a time, and as many do.", p.Name, count(p.Concurrent, unit))
+	}
 	quota := count(p.Quota, unit) + " per " + spell(p.Window)
 	switch {
 	case t.Decision.RetryAfter == weir.Never:

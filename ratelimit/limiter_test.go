@@ -225,11 +225,11 @@ func TestNewReportsEveryMistake(t *testing.T) {
 		{Name: "a", Quota: 1, Window: time.Second},
 		{Name: "a", Quota: 2, Window: time.Minute},
 		{Quota: 0, Window: time.Minute},
-		{Concurrent: 3},
+		{Concurrent: 3, Quota: 1},
 	}})
 	want := `ratelimit: policies[1]: "a": stands here twice and would share one count
 ratelimit: policies[2].quota: 0: want at least 1
-ratelimit: policies[3].concurrent: 3: not yet supported`
+ratelimit: policies[3].concurrent: 3: takes no quota, window, burst, algorithm or lease`
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}

@@ -7,17 +7,19 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 )
 
 // DefaultKeys is how many counts a memory store has room for unless told.
 const DefaultKeys = 1 << 17
 
-// MemoryStore keeps counts in one table of fixed size: 32 bytes for each count
-// that it has room for, allocated at once, never more. It needs no clean-up: a
-// bucket that is full again is the same as one never used, so its slot is free.
+// MemoryStore keeps counts in tables of fixed size, never more: 32 bytes for each
+// count of a token bucket that it has room for, and, from the first policy with
+// windows on, 80 more for those. It needs no clean-up: a bucket that is full
+// again, or a window that is over, is the same as one never used, so its slot in
+// the table is free. The slots of concurrent policies take memory only while
+// they are held.
 //
-// When more callers are in debt than there is room, the slot of the one with
+// When more callers are in debt than there is room, the place of the one with
 // the least debt, relative to its burst, is reused: a flood of new callers
 // displaces other callers of little weight, not the one that is blocked. A
 // displaced caller gains at most the debt that it had. Evicted counts these.
@@ -27,29 +29,14 @@ const DefaultKeys = 1 << 17
 // probability of about 3 in 100 million.
 type MemoryStore struct {
 	start   time.Time
+	epoch   int64 // start, in nanoseconds since the Unix epoch
 	seed    maphash.Seed
-	groups  []group
+	buckets table[[1]int64]
+	// windows is made when the first policy needs it.
+	windows func() *table[[3]int64]
+	held    held
 	evicted atomic.Uint64
 }
-
-// slotsPerGroup makes a group two cache lines, with its lock in the first: a
-// take touches no other memory.
-const slotsPerGroup = 7
-
-type group struct {
-	mu    sync.Mutex // guards slots
-	_     [16 - unsafe.Sizeof(sync.Mutex{})]byte
-	slots [slotsPerGroup]slot
-}
-
-// slot is one count. The low six bits of tag are the exponent of the policy's
-// capacity, for judging debts; the others are from the hash.
-type slot struct {
-	tag  uint64
-	full time.Duration // since start; not after now: the slot is free
-}
-
-const scaleBits = 6
 
 // NewMemoryStore makes a store with room for about keys counts (rounded up to a
 // power of two). 0 means DefaultKeys.
@@ -60,109 +47,67 @@ func NewMemoryStore(keys int) *MemoryStore {
 	// On average four slots of a full table's groups are used, so few groups
 	// overflow before the table does.
 	n := max(2, 1<<bits.Len(uint(keys-1))/4)
-	return &MemoryStore{start: time.Now(), seed: maphash.MakeSeed(), groups: make([]group, n)}
+	now := time.Now()
+	return &MemoryStore{
+		start:   now,
+		epoch:   now.UnixNano(),
+		seed:    maphash.MakeSeed(),
+		buckets: newTable[[1]int64](n),
+		windows: sync.OnceValue(func() *table[[3]int64] {
+			t := newTable[[3]int64](n)
+			return &t
+		}),
+	}
 }
 
 // Evicted is how many counts of callers in debt had to make room.
 func (s *MemoryStore) Evicted() uint64 { return s.evicted.Load() }
 
+// Held is how many slots of concurrent policies are held.
+func (s *MemoryStore) Held() int { return s.held.len() }
+
 // Take implements Store. It takes under the locks of all counts at once, so
 // that exactly what fits is admitted, whatever runs beside it.
 func (s *MemoryStore) Take(_ context.Context, takes []Take, now time.Time) (bool, error) {
-	if err := check(takes); err != nil {
+	if err := Check(takes); err != nil {
 		return false, err
 	}
-	at := s.since(now)
-	if len(takes) == 1 {
+	at := s.unix(now)
+	if len(takes) == 1 && takes[0].Policy.ready.kind == bucket {
 		t := &takes[0]
 		g := t.Policy.ready
 		hash := s.hash(g, t.Key)
-		b := s.group(hash)
+		b := s.buckets.group(hash)
 		b.mu.Lock()
-		c := s.takeLocked(b, g.tag(hash), t, at)
+		was := b.find(g.tag(hash))[0]
+		full, d := g.decide(time.Duration(was), time.Duration(at), max(t.Cost, 0))
+		evicted := d.Allowed && int64(full) != was && int64(full) > at && b.put(g.tag(hash), [1]int64{int64(full)}, at)
 		b.mu.Unlock()
-		s.count(c)
-		return t.Decision.Allowed, nil
-	}
-	return s.takeAll(takes, at), nil
-}
-
-// change remembers what a slot held before a take wrote to it.
-type change struct {
-	slot    *slot
-	was     slot
-	evicted bool // was belongs to somebody else, who is in debt
-}
-
-func (s *MemoryStore) takeAll(takes []Take, at time.Duration) bool {
-	var (
-		hashes  [MaxTakes]uint64
-		changes [MaxTakes]change
-	)
-	for i := range takes {
-		hashes[i] = s.hash(takes[i].Policy.ready, takes[i].Key)
-	}
-	locked := s.lock(hashes[:len(takes)])
-	defer locked.unlock(s)
-	allowed := true
-	for i := range takes {
-		t := &takes[i]
-		changes[i] = s.takeLocked(s.group(hashes[i]), t.Policy.ready.tag(hashes[i]), t, at)
-		allowed = allowed && t.Decision.Allowed
-	}
-	if allowed {
-		s.count(changes[:len(takes)]...)
-		return true
-	}
-	for i := len(takes) - 1; i >= 0; i-- {
-		if c := changes[i]; c.slot != nil {
-			*c.slot = c.was
+		t.Decision, t.Taken = d, at
+		if evicted {
+			s.evicted.Add(1)
 		}
+		return d.Allowed || g.shadow, nil
 	}
-	// What was put back is left over again: say so.
-	for i := range takes {
-		if t := &takes[i]; t.Decision.Allowed {
-			g := t.Policy.ready
-			full := s.group(hashes[i]).find(g.tag(hashes[i]), at)
-			t.Decision = g.state(full, at, Decision{Allowed: true})
-		}
-	}
-	return false
+	c := call{store: s, takes: takes, now: at}
+	return c.take(), nil
 }
 
 // Settle implements Store.
 func (s *MemoryStore) Settle(_ context.Context, takes []Take, now time.Time) error {
-	if err := check(takes); err != nil {
+	if err := Check(takes); err != nil {
 		return err
 	}
-	at := s.since(now)
 	for i := range takes {
-		t := &takes[i]
-		g := t.Policy.ready
-		hash := s.hash(g, t.Key)
-		b, tag := s.group(hash), g.tag(hash)
-		b.mu.Lock()
-		was := b.find(tag, at)
-		full := g.settle(was, at, t.Cost)
-		t.Decision = g.state(full, at, Decision{Allowed: true})
-		if full != was { // nothing to write may not displace anybody
-			s.count(s.putLocked(b, tag, full, at))
-		}
-		b.mu.Unlock()
+		c := call{store: s, takes: takes[i : i+1], now: s.unix(now)}
+		c.settle()
 	}
 	return nil
 }
 
-// count counts the evictions of changes that stay.
-func (s *MemoryStore) count(changes ...change) {
-	for i := range changes {
-		if changes[i].evicted {
-			s.evicted.Add(1)
-		}
-	}
-}
-
-func (s *MemoryStore) since(now time.Time) time.Duration { return max(0, now.Sub(s.start)) }
+// unix is now by the store's clock, which starts with the system's and does not
+// jump with it.
+func (s *MemoryStore) unix(now time.Time) int64 { return s.epoch + max(0, int64(now.Sub(s.start))) }
 
 func (s *MemoryStore) hash(g *gauge, key string) uint64 {
 	// The multiplication spreads the policy's part over all bits; the seeded
@@ -171,98 +116,172 @@ func (s *MemoryStore) hash(g *gauge, key string) uint64 {
 	return hi ^ lo
 }
 
-func (s *MemoryStore) group(hash uint64) *group {
-	return &s.groups[hash&uint64(len(s.groups)-1)]
+// call is one call of a store that holds more than one lock.
+type call struct {
+	store  *MemoryStore
+	takes  []Take
+	now    int64
+	hashes [MaxTakes]uint64
+	states [MaxTakes]State // as they are to be written
+	locks  [MaxTakes]lockID
+	locked int
 }
 
-// tag marks a slot as this policy's and key's.
-func (g *gauge) tag(hash uint64) uint64 {
-	return hash&^(1<<scaleBits-1) | uint64(bits.Len64(uint64(g.capacity)))
-}
-
-// takeLocked decides t and writes the new count. The caller holds b.mu.
-func (s *MemoryStore) takeLocked(b *group, tag uint64, t *Take, at time.Duration) change {
-	was := b.find(tag, at)
-	var full time.Duration
-	full, t.Decision = t.Policy.ready.decide(was, at, t.Cost)
-	if full == was || !t.Decision.Allowed {
-		return change{}
-	}
-	return s.putLocked(b, tag, full, at)
-}
-
-// find returns when the tag's bucket is full again; at, if it is full.
-func (b *group) find(tag uint64, at time.Duration) time.Duration {
-	for i := range b.slots {
-		if b.slots[i].tag>>scaleBits == tag>>scaleBits {
-			return max(b.slots[i].full, at)
-		}
-	}
-	return at
-}
-
-// putLocked writes full into the tag's slot, else into a free one, else into
-// the one with the least debt. The caller holds b.mu.
-func (s *MemoryStore) putLocked(b *group, tag uint64, full, at time.Duration) change {
-	var target *slot
-	least := 0.0
-	for i := range b.slots {
-		c := &b.slots[i]
-		// A slot once given to a tag stays the tag's even when it is free: were
-		// the tag put into another one, a call whose clock was read a moment
-		// earlier could find the old one and count from it.
-		if c.tag>>scaleBits == tag>>scaleBits {
-			target = c
-			break
-		}
-		if debt := c.debt(at); target == nil || debt < least {
-			target, least = c, debt
-		}
-	}
-	c := change{slot: target, was: *target}
-	c.evicted = target.full > at && target.tag>>scaleBits != tag>>scaleBits
-	*target = slot{tag: tag, full: full}
-	return c
-}
-
-// debt is the part of the capacity that is used up, to within a factor of two.
-func (c *slot) debt(at time.Duration) float64 {
-	if c.full <= at {
-		return 0
-	}
-	return float64(c.full-at) / float64(uint64(1)<<(c.tag&(1<<scaleBits-1)))
-}
-
-// lockedGroups are the indexes of the groups that one call holds, ascending.
-type lockedGroups struct {
-	index [MaxTakes]uint64
-	n     int
-}
-
-// lock locks the groups of the hashes, each once and in ascending order, so
-// that two calls cannot wait for each other.
-func (s *MemoryStore) lock(hashes []uint64) (l lockedGroups) {
-	for _, h := range hashes {
-		g := h & uint64(len(s.groups)-1)
-		i := l.n
-		for i > 0 && l.index[i-1] > g {
-			i--
-		}
-		if i > 0 && l.index[i-1] == g {
+// take decides all, and only then writes: what is denied leaves no trace.
+func (c *call) take() bool {
+	c.lock()
+	defer c.unlock()
+	allowed := true
+	for i := range c.takes {
+		t := &c.takes[i]
+		was := c.state(i)
+		if t.Policy.ready.kind == slots && c.holds(i) {
+			c.states[i] = was
+			_, t.Decision = t.Policy.Decide(was, 0, c.now)
+			t.Decision.Allowed, t.Taken = true, c.now
 			continue
 		}
-		copy(l.index[i+1:l.n+1], l.index[i:l.n])
-		l.index[i] = g
-		l.n++
+		c.states[i], t.Decision = t.Policy.Decide(was, t.Cost, c.now)
+		t.Taken = c.now
+		allowed = allowed && (t.Decision.Allowed || t.Policy.ready.shadow)
 	}
-	for _, g := range l.index[:l.n] {
-		s.groups[g].mu.Lock()
+	for i := range c.takes {
+		t := &c.takes[i]
+		switch {
+		case !t.Decision.Allowed:
+		case allowed && t.Cost > 0:
+			c.write(i)
+		case !allowed: // what is left, is left over again: say so
+			_, t.Decision = t.Policy.Decide(c.stored(i), 0, c.now)
+			t.Decision.Allowed, t.Decision.RetryAfter = true, 0
+		}
 	}
-	return l
+	return allowed
 }
 
-func (l *lockedGroups) unlock(s *MemoryStore) {
-	for _, g := range l.index[:l.n] {
-		s.groups[g].mu.Unlock()
+func (c *call) settle() {
+	c.lock()
+	defer c.unlock()
+	t := &c.takes[0]
+	if t.Policy.ready.kind == slots {
+		if t.Cost < 0 {
+			c.store.held.shard(c.hashes[0]).free(c.slotKey(0), t.ID)
+		}
+	} else if was := c.stored(0); t.Cost != 0 {
+		c.states[0] = t.Policy.Settle(was, t.Cost, t.Taken, c.now)
+		if g := t.Policy.ready; !g.idle(was, c.now) || !g.idle(c.states[0], c.now) {
+			c.write(0) // a count of nothing may not displace anybody
+		}
 	}
+	_, t.Decision = t.Policy.Decide(c.stored(0), 0, c.now)
+	t.Decision.Allowed, t.Decision.RetryAfter = true, 0
+}
+
+// state is the i-th count as the takes before it in this call leave it.
+func (c *call) state(i int) State {
+	for j := i - 1; j >= 0; j-- {
+		if c.hashes[j] == c.hashes[i] && c.takes[j].Policy.ready.id == c.takes[i].Policy.ready.id && c.takes[j].Decision.Allowed {
+			return c.states[j]
+		}
+	}
+	return c.stored(i)
+}
+
+// stored is the i-th count as it is.
+func (c *call) stored(i int) State {
+	g, hash := c.takes[i].Policy.ready, c.hashes[i]
+	switch g.kind {
+	case bucket:
+		return State{At: c.store.buckets.group(hash).find(g.tag(hash))[0]}
+	case slots:
+		return State{Used: int64(len(c.store.held.shard(hash).by[c.slotKey(i)]))}
+	}
+	w := c.store.windows().group(hash).find(g.tag(hash))
+	return State{At: w[0], Used: w[1], Before: w[2]}
+}
+
+func (c *call) write(i int) {
+	g, hash, s := c.takes[i].Policy.ready, c.hashes[i], c.states[i]
+	evicted := false
+	switch g.kind {
+	case bucket:
+		evicted = c.store.buckets.group(hash).put(g.tag(hash), [1]int64{s.At}, c.now)
+	case slots:
+		c.store.held.shard(hash).hold(c.slotKey(i), c.takes[i].ID)
+	default:
+		evicted = c.store.windows().group(hash).put(g.tag(hash), [3]int64{s.At, s.Used, s.Before}, c.now)
+	}
+	if evicted {
+		c.store.evicted.Add(1)
+	}
+}
+
+// holds reports whether the i-th take has its slot already.
+func (c *call) holds(i int) bool {
+	for j := range i {
+		if c.hashes[j] == c.hashes[i] && c.slotKey(j) == c.slotKey(i) && c.takes[j].ID == c.takes[i].ID && c.takes[j].Decision.Allowed && c.takes[j].Cost > 0 {
+			return true
+		}
+	}
+	_, ok := c.store.held.shard(c.hashes[i]).by[c.slotKey(i)][c.takes[i].ID]
+	return ok
+}
+
+func (c *call) slotKey(i int) slotKey {
+	return slotKey{policy: c.takes[i].Policy.ready.id, key: c.takes[i].Key}
+}
+
+// lockID orders the locks of all tables, so that two calls cannot wait for each
+// other: the kind of the table above, the place in it below.
+type lockID uint64
+
+const lockKindShift = 56
+
+// lock locks the places of all counts, each once and in ascending order.
+func (c *call) lock() {
+	for i := range c.takes {
+		g := c.takes[i].Policy.ready
+		c.hashes[i] = c.store.hash(g, c.takes[i].Key)
+		id := c.store.lockID(g, c.hashes[i])
+		at := c.locked
+		for at > 0 && c.locks[at-1] > id {
+			at--
+		}
+		if at > 0 && c.locks[at-1] == id {
+			continue
+		}
+		copy(c.locks[at+1:c.locked+1], c.locks[at:c.locked])
+		c.locks[at] = id
+		c.locked++
+	}
+	for _, id := range c.locks[:c.locked] {
+		c.store.mutex(id).Lock()
+	}
+}
+
+func (c *call) unlock() {
+	for _, id := range c.locks[:c.locked] {
+		c.store.mutex(id).Unlock()
+	}
+}
+
+func (s *MemoryStore) lockID(g *gauge, hash uint64) lockID {
+	switch g.kind {
+	case bucket:
+		return lockID(s.buckets.index(hash))
+	case slots:
+		return 2<<lockKindShift | lockID(hash%heldShards)
+	}
+	return 1<<lockKindShift | lockID(s.windows().index(hash))
+}
+
+func (s *MemoryStore) mutex(id lockID) *sync.Mutex {
+	at := uint64(id) & (1<<lockKindShift - 1)
+	switch id >> lockKindShift {
+	case 0:
+		return &s.buckets.groups[at].mu
+	case 1:
+		return &s.windows().groups[at].mu
+	}
+	return &s.held.shards[at].mu
 }

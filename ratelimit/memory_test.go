@@ -183,7 +183,7 @@ func TestFullIsWhenNothingIsUsed(t *testing.T) {
 			return &takes[0]
 		}
 		now := time.Now()
-		if full := peek(now).Full(); full != 0 {
+		if full := peek(now).Decision.Full; full != 0 {
 			t.Errorf("%v: full in %v when nothing is used, want 0", p, full)
 		}
 		for _, cost := range []int64{1, takes[0].Burst() / 2, 2 * takes[0].Burst()} { // the last puts it into debt
@@ -191,7 +191,7 @@ func TestFullIsWhenNothingIsUsed(t *testing.T) {
 			if err := store.Settle(ctx, takes, now); err != nil {
 				t.Fatal(err)
 			}
-			full := peek(now).Full()
+			full := peek(now).Decision.Full
 			if left := peek(now.Add(full)).Decision; left.Remaining != takes[0].Burst() || left.Reset != 0 {
 				t.Errorf("%v: after %d, full in %v: %+v then, want all of it", p, cost, full, left)
 			}

@@ -1,11 +1,8 @@
 package ratelimit
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -24,57 +21,72 @@ type Policy struct {
 	// Quota is how many units fit into Window. At least 1.
 	Quota int64
 	// Window is the time in which Quota units come back. From a millisecond to
-	// a year.
+	// a year; of windows in whole microseconds. Month and Year are the mean month and year;
+	// to FixedWindow they are those of the calendar.
 	Window time.Duration
-	// Burst is how many units may be used at once. 0 means Quota.
+	// Burst is how many units may be used at once. 0 means Quota. Only
+	// TokenBucket has one.
 	Burst int64
 	// Unit is what is counted. "" means Requests. This package only counts:
 	// what a unit is, and what a request costs in it, is the caller's affair.
 	Unit string
+	// Algorithm is TokenBucket, SlidingWindow or FixedWindow. "" means
+	// TokenBucket.
+	Algorithm string
 	// Concurrent, in place of Quota and Window, bounds how many requests run
-	// at the same time. The memory store does not count these.
+	// at the same time: each holds a slot from Take to Settle.
 	Concurrent int64
+	// Shadow makes the policy decide and count without refusing: a take that it
+	// denies is not taken from it, and does not keep the others from theirs.
+	Shadow bool
+	// MaxExcess lets the instances that share a store hold units in advance, so
+	// that most takes need not ask it: in no stretch of time is more admitted than
+	// TokenBucket allows, plus MaxExcess*Quota. 0, the default, asks every time.
+	// At most 0.5. Only TokenBucket can, and only Leases do.
+	MaxExcess float64
 
 	ready *gauge // set by Prepare
 }
 
-// gauge is what a store needs of a policy at every take, worked out once.
-type gauge struct {
-	id       uint64        // of scope, name and unit; not of the quota, so that an edited policy keeps its counts
-	burst    int64         // units
-	interval time.Duration // in which one unit comes back
-	capacity time.Duration // burst * interval
-	text     string        // the item of the RateLimit-Policy field
-}
+// The algorithms of a policy.
+const (
+	// TokenBucket admits Burst at once, then one every Window/Quota: in any time
+	// t at most Burst + Quota*t/Window. It is the generic cell rate algorithm (ATM
+	// Forum, TM 4.1, 1999), exact to a nanosecond a unit.
+	TokenBucket = "token_bucket"
+	// SlidingWindow estimates what was used in the last Window from two aligned
+	// windows: all of the present one, and of the one before the part that is
+	// still inside, as if its use had been even. It admits at most Quota in an
+	// aligned window, and in any time t at most Quota + Quota*t/Window. Where the
+	// use was not even the estimate is wrong by at most what was used in the
+	// window before, times the smaller part of it that is inside or outside: the
+	// count is too high when that use came early, and too low when it came late.
+	SlidingWindow = "sliding_window"
+	// FixedWindow admits Quota in each aligned window: minutes and hours begin
+	// with those of UTC, days at midnight, weeks on Monday, Month and Year with
+	// the calendar's. Across an edge twice the Quota can come at once.
+	FixedWindow = "fixed_window"
+)
 
-// Prepare checks p and returns a copy that stores can count with. The copy does
-// not change with p.
+// Month and Year are windows of the mean length in the Gregorian calendar,
+// 30.436875 and 365.2425 days.
+const (
+	Month = 2_629_746 * time.Second
+	Year  = 12 * Month
+)
+
+// Prepare checks p and returns a copy that stores can count with, in which every
+// default is filled in. The copy does not change with p.
 func (p Policy) Prepare() (*Policy, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	if p.Concurrent > 0 {
-		return nil, fmt.Errorf("concurrent: %d: not yet supported", p.Concurrent)
+	p.Unit, p.Burst = p.unit(), p.burst()
+	if p.Algorithm == "" && p.Concurrent == 0 {
+		p.Algorithm = TokenBucket
 	}
 	p.ready = newGauge(&p)
 	return &p, nil
-}
-
-func newGauge(p *Policy) *gauge {
-	h := sha256.New()
-	for _, part := range []string{p.Scope, p.Name, p.unit()} {
-		// The length in front keeps ("a", "bc") and ("ab", "c") apart.
-		_ = binary.Write(h, binary.BigEndian, uint64(len(part)))
-		_, _ = io.WriteString(h, part)
-	}
-	g := &gauge{
-		id:       binary.BigEndian.Uint64(h.Sum(nil)),
-		burst:    p.burst(),
-		interval: p.interval(),
-		text:     policyItem(p),
-	}
-	g.capacity = time.Duration(g.burst) * g.interval
-	return g
 }
 
 // Requests is the unit of a policy that names none.
@@ -99,8 +111,12 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("name: %q: want printable ASCII: it stands in a header field", p.Name)
 	case p.Concurrent < 0:
 		return fmt.Errorf("concurrent: %d: want at least 1", p.Concurrent)
-	case p.Concurrent > 0 && (p.Quota != 0 || p.Window != 0 || p.Burst != 0):
-		return fmt.Errorf("concurrent: %d: takes no quota, window or burst", p.Concurrent)
+	case p.Concurrent > maxInteger:
+		return fmt.Errorf("concurrent: %d: want at most %d", p.Concurrent, int64(maxInteger))
+	case p.Concurrent > 0 && (p.Quota != 0 || p.Window != 0 || p.Burst != 0 || p.Algorithm != "" || p.MaxExcess != 0):
+		return fmt.Errorf("concurrent: %d: takes no quota, window, burst, algorithm or lease", p.Concurrent)
+	case p.Concurrent > 0 && p.unit() != Requests:
+		return fmt.Errorf("unit: %q: want no unit with concurrent, which counts requests", p.Unit)
 	case p.Concurrent > 0:
 		return nil
 	case p.Quota < 1:
@@ -109,15 +125,32 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("quota: %d, burst: %d: want at most %d: they stand in header fields", p.Quota, p.Burst, int64(maxInteger))
 	case p.Window < MinWindow || p.Window > MaxWindow:
 		return fmt.Errorf("window: %v: want from 1ms to 366d, for example 1m", p.Window)
+	case p.Window%time.Microsecond != 0 && !p.isBucket():
+		return fmt.Errorf("window: %v: want whole microseconds with %s", p.Window, p.Algorithm)
 	case p.Quota > int64(p.Window):
 		return fmt.Errorf("quota: %d: want at most one a nanosecond: %d in a window of %v", p.Quota, int64(p.Window), p.Window)
 	case p.Burst < 0:
 		return fmt.Errorf("burst: %d: want at least 1, or nothing for the quota", p.Burst)
+	case p.Algorithm != "" && p.Algorithm != TokenBucket && p.Algorithm != SlidingWindow && p.Algorithm != FixedWindow:
+		return fmt.Errorf("algorithm: %q: want %s, %s or %s", p.Algorithm, TokenBucket, SlidingWindow, FixedWindow)
+	case p.Burst > 0 && p.Burst != p.Quota && !p.isBucket():
+		return fmt.Errorf("burst: %d: has no meaning with %s: want it only with %s", p.Burst, p.Algorithm, TokenBucket)
+	case p.MaxExcess != 0 && !p.isBucket():
+		return fmt.Errorf("lease: has no meaning with %s: want it only with %s", p.Algorithm, TokenBucket)
+	case !(p.MaxExcess >= 0 && p.MaxExcess <= maxMaxExcess): // not a number either
+		return fmt.Errorf("lease.max_excess: %v: want from 0 to %v", p.MaxExcess, maxMaxExcess)
 	case p.burst() > int64(maxDebt)/int64(p.interval()):
 		return fmt.Errorf("burst: %d: comes back after more than %d years: want at most %d",
 			p.burst(), maxDebt/(365*24*time.Hour), int64(maxDebt)/int64(p.interval()))
 	}
 	return nil
+}
+
+// maxMaxExcess is where a lease would no longer be a policy.
+const maxMaxExcess = 0.5
+
+func (p *Policy) isBucket() bool {
+	return p.Concurrent == 0 && (p.Algorithm == "" || p.Algorithm == TokenBucket)
 }
 
 // maxInteger is the largest integer of a structured field (RFC 9651, section
@@ -129,7 +162,10 @@ const maxInteger = 999_999_999_999_999
 const maxDebt = time.Duration(math.MaxInt64 / 4)
 
 func (p *Policy) burst() int64 {
-	if p.Burst == 0 {
+	switch {
+	case p.Concurrent > 0:
+		return p.Concurrent
+	case p.Burst == 0:
 		return p.Quota
 	}
 	return p.Burst
@@ -170,8 +206,8 @@ func (p Policy) String() string {
 //	200000 tokens/minute
 //	20 concurrent
 //
-// A window is second, minute, hour, day, week or a number with the unit ms, s,
-// m, h, d or w. Name and Scope are left empty.
+// A window is second, minute, hour, day, week, month, year or a number with the
+// unit ms, s, m, h, d or w. Name and Scope are left empty.
 func ParsePolicy(s string) (Policy, error) {
 	quotaText, windowText, found := strings.Cut(s, "/")
 	if !found {
@@ -235,6 +271,10 @@ func parseWindow(s string) (time.Duration, error) {
 		return 24 * time.Hour, nil
 	case "week":
 		return 7 * 24 * time.Hour, nil
+	case "month":
+		return Month, nil
+	case "year":
+		return Year, nil
 	}
 	number := strings.TrimRight(s, "mshdw")
 	n, err := strconv.ParseInt(number, 10, 64)
@@ -265,6 +305,12 @@ func parseWindow(s string) (time.Duration, error) {
 }
 
 func shortDuration(d time.Duration) string {
+	switch d {
+	case Month:
+		return "month"
+	case Year:
+		return "year"
+	}
 	for _, u := range []struct {
 		size time.Duration
 		name string

@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func TestParsePolicy(t *testing.T) {
 }
 
 func TestPolicyString(t *testing.T) {
-	for _, s := range []string{"5 per 1m", "100 per 1h", "10 per 30s", "1 per 250ms", "200000 tokens per 1m", "9 per 14d", "20 concurrent"} {
+	for _, s := range []string{"5 per 1m", "100 per 1h", "10 per 30s", "1 per 250ms", "200000 tokens per 1m", "9 per 14d", "20 concurrent", "5 per month", "7 tokens per year"} {
 		p, err := ratelimit.ParsePolicy(s)
 		if err != nil || p.String() != s {
 			t.Errorf("%q becomes %q, %v", s, p, err)
@@ -58,16 +59,22 @@ func TestPolicyString(t *testing.T) {
 
 func TestPrepareRefusesWhatCannotBeCounted(t *testing.T) {
 	for want, p := range map[string]ratelimit.Policy{
-		"quota: 0: want at least 1":           {Window: time.Second},
-		"window: 0s: want from 1ms":           {Quota: 1},
-		"window: 10000h0m0s: want from 1ms":   {Quota: 1, Window: 10000 * time.Hour},
-		"burst: -1: want at least 1":          {Quota: 1, Window: time.Second, Burst: -1},
-		"burst: 1000000: comes back after":    {Quota: 1, Window: 24 * time.Hour, Burst: 1_000_000},
-		"name: \"a\\nb\": want printable":     {Name: "a\nb", Quota: 1, Window: time.Second},
-		"concurrent: 5: takes no quota":       {Concurrent: 5, Quota: 1},
-		"want at most one a nanosecond: 1000": {Quota: 1 << 40, Window: time.Second},
-		"want at most 999999999999999: they":  {Quota: 1 << 62, Window: time.Second},
-		"concurrent: 20: not yet supported":   {Concurrent: 20},
+		"quota: 0: want at least 1":            {Window: time.Second},
+		"window: 0s: want from 1ms":            {Quota: 1},
+		"window: 10000h0m0s: want from 1ms":    {Quota: 1, Window: 10000 * time.Hour},
+		"burst: -1: want at least 1":           {Quota: 1, Window: time.Second, Burst: -1},
+		"burst: 1000000: comes back after":     {Quota: 1, Window: 24 * time.Hour, Burst: 1_000_000},
+		"name: \"a\\nb\": want printable":      {Name: "a\nb", Quota: 1, Window: time.Second},
+		"concurrent: 5: takes no quota":        {Concurrent: 5, Quota: 1},
+		"want at most one a nanosecond: 1000":  {Quota: 1 << 40, Window: time.Second},
+		"want at most 999999999999999: they":   {Quota: 1 << 62, Window: time.Second},
+		"burst: 9: has no meaning with fixed":  {Quota: 10, Window: time.Second, Burst: 9, Algorithm: ratelimit.FixedWindow},
+		"lease: has no meaning with sliding":   {Quota: 10, Window: time.Second, MaxExcess: 0.1, Algorithm: ratelimit.SlidingWindow},
+		"lease.max_excess: 0.6: want from 0":   {Quota: 10, Window: time.Second, MaxExcess: 0.6},
+		"lease.max_excess: NaN: want from 0":   {Quota: 10, Window: time.Second, MaxExcess: math.NaN()},
+		`algorithm: "leaky": want token_bucke`: {Quota: 10, Window: time.Second, Algorithm: "leaky"},
+		"want whole microseconds with fixed_w": {Quota: 1, Window: time.Second + 1, Algorithm: ratelimit.FixedWindow},
+		`unit: "tokens": want no unit with co`: {Concurrent: 5, Unit: "tokens"},
 	} {
 		if _, err := p.Prepare(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", p, err, want)
