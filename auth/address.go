@@ -28,6 +28,19 @@ func (a *Authenticator) ClientAddr(h http.Header, remoteAddr string) netip.Addr 
 	return unwrap(a.clientBehind(h, parseHop(remoteAddr)))
 }
 
+// Network returns the network that counts as one client, for a request with the
+// header h over a connection from remoteAddr: what Identify puts into Caller.Net,
+// also for requests that it refuses. It is the zero Prefix if remoteAddr has no
+// IP address. h may have been through
+// Identify or not.
+func (a *Authenticator) Network(h http.Header, remoteAddr string) netip.Prefix {
+	addr := a.ClientAddr(h, remoteAddr)
+	if !addr.IsValid() {
+		return netip.Prefix{}
+	}
+	return a.network(addr)
+}
+
 // clientBehind finds the client behind peer, with only IPv4-mapped addresses
 // unwrapped.
 //
@@ -158,6 +171,19 @@ func isPublic(v4 netip.Addr) bool {
 		return false
 	}
 	return b[0] < 240 // reserved
+}
+
+// plainNetwork returns p as addresses are compared with it: without host bits,
+// and without the IPv4-mapped form, because addresses lose that as well. mixed
+// says that p covers mapped addresses and others: that is no network.
+func plainNetwork(p netip.Prefix) (network netip.Prefix, mixed bool) {
+	switch {
+	case p.Addr().Is4In6() && p.Bits() < 96:
+		return netip.Prefix{}, true
+	case p.Addr().Is4In6():
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked(), false
+	}
+	return p.Masked(), false
 }
 
 // network cuts addr to the prefix that counts as one client.

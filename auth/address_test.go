@@ -18,7 +18,7 @@ func TestClientBehindProxies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := http.Header{"X-Forwarded-For": lines}
 			before := a.ClientAddr(h, peer)
-			c, err := a.Identify(h, peer)
+			c, err := a.Identify(t.Context(), h, peer)
 			after := a.ClientAddr(h, peer)
 			if got := []string{before.String(), c.Addr.String(), after.String()}; err != nil || !slices.Equal(got, []string{want, want, want}) {
 				t.Errorf("ClientAddr before, Identify, ClientAddr after: %q, %v, want %s", got, err, want)
@@ -91,7 +91,7 @@ func TestFormsOfHops(t *testing.T) {
 func TestCallersByAddress(t *testing.T) {
 	f := func(o auth.Options, remote string, want weir.Caller) {
 		t.Helper()
-		if got, err := newAuth(t, o).Identify(http.Header{}, remote); err != nil || got != want {
+		if got, err := newAuth(t, o).Identify(t.Context(), http.Header{}, remote); err != nil || got != want {
 			t.Errorf("%s with prefixes %d and %d: caller %+v, %v\nwant %+v", remote, o.PrefixV4, o.PrefixV6, got, err, want)
 		}
 	}
@@ -163,7 +163,7 @@ func TestAddressInAnAddressIsNotTrusted(t *testing.T) {
 	f := func(remote, forwarded, want string) {
 		t.Helper()
 		h := http.Header{"X-Forwarded-For": {forwarded}, "X-Real-Ip": {"192.0.2.1"}}
-		c, err := a.Identify(h, remote)
+		c, err := a.Identify(t.Context(), h, remote)
 		if err != nil || c.Addr.String() != want {
 			t.Errorf("%s from %s: client is %v, %v, want %s", forwarded, remote, c.Addr, err, want)
 		}
@@ -182,10 +182,10 @@ func TestUnixSocketIsNeverTrusted(t *testing.T) {
 	o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	a := newAuth(t, o)
 	h := http.Header{"X-Forwarded-For": {"203.0.113.7"}, "X-User-Id": {"bob"}}
-	if got, err := a.Identify(h, "@"); err != nil || got != (weir.Caller{ID: "ip:unknown", Anonymous: true}) || len(h) != 0 {
+	if got, err := a.Identify(t.Context(), h, "@"); err != nil || got != (weir.Caller{ID: "ip:unknown", Anonymous: true}) || len(h) != 0 {
 		t.Errorf("caller %+v, %v, header %v, want ip:unknown and an empty header", got, err, h)
 	}
-	if got, err := a.Identify(http.Header{"X-Api-Key": {bobKey}}, "@"); err != nil || got != (weir.Caller{ID: "key:bob"}) {
+	if got, err := a.Identify(t.Context(), http.Header{"X-Api-Key": {bobKey}}, "@"); err != nil || got != (weir.Caller{ID: "key:bob"}) {
 		t.Errorf("with a key: caller %+v, %v, want key:bob without an address", got, err)
 	}
 }

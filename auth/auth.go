@@ -1,14 +1,15 @@
 // Package auth says who is calling: it makes a weir.Caller of an API key, of a
-// header that a trusted proxy vouches for, or of the client's address, and
-// removes from the request what the caller may not say and what the upstream
-// may not see.
+// token (JWT) of an OpenID issuer, of a header that a trusted proxy vouches for,
+// or of the client's address, and removes from the request what the caller may
+// not say and what the upstream may not see.
 //
-// Nothing that a client writes is believed unless it is a valid key. Headers
+// Nothing that a client writes is believed unless it is a valid key or token. Headers
 // such as X-Forwarded-For and X-User-ID count only when the connection comes
 // from an address in Options.TrustedProxies, which is empty by default.
 package auth
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -24,15 +25,16 @@ import (
 // by the address of the connection.
 type Options struct {
 	// Identify lists the identifiers that may name the caller, in order; the
-	// first that matches does: "api_key", "jwt" (matches nothing yet), "header"
-	// and "ip". nil means all of them in this order, an empty list none. Whom
-	// none of them names is anonymous, by IP.
+	// first that matches does: "api_key", "jwt" (which needs JWT to match anything),
+	// "header" and "ip". nil means all of them in this order, an empty list
+	// none. Whom none of them names is anonymous, by IP.
 	//
-	// A Weir key is checked and removed whether or not "api_key" is listed:
-	// the list decides what names a caller, not what is accepted.
+	// A Weir key, and a token of JWT's issuer, is checked and removed whether or
+	// not it is listed: the list decides what names a caller, not what is
+	// accepted.
 	Identify []string
-	// Require refuses requests without a valid key, with 401. The key need not
-	// name the caller: with Identify "header", "api_key" a proxy can present
+	// Require refuses requests without a valid key or token, with 401. It need
+	// not name the caller: with Identify "header", "api_key" a proxy can present
 	// its own key and name the user. A header or an address alone is not enough.
 	Require bool
 	// TrustedProxies are the networks whose X-Forwarded-For and identity header
@@ -49,6 +51,17 @@ type Options struct {
 	PrefixV6 int
 	// Keys are the keys that are valid. They are only read.
 	Keys []Key
+	// JWT is the issuer whose tokens are accepted. nil means none: every token
+	// is the upstream's affair.
+	JWT *JWT
+	// Deny lists who is refused, with 403: addresses (192.0.2.1), networks
+	// (192.0.2.0/24, 2001:db8::/32) and callers ("key:alice", "jwt:4711",
+	// "header:bob"). An address or network means everybody there, whatever names
+	// them. It wins over Allow. An IPv4 address covers all forms in which its
+	// client may come, see weir.Caller.Addr.
+	Deny []string
+	// Allow lists, in the same way, whom Exempt names. It refuses nobody else.
+	Allow []string
 }
 
 type identifier int
@@ -60,8 +73,10 @@ const (
 	byAddress
 )
 
-// An Authenticator identifies callers. It never changes after New and may be
-// used by any number of goroutines.
+// An Authenticator identifies callers. It may be used by any number of
+// goroutines. What it was told in New never changes; what it learns later, the
+// issuer's keys and the tokens that were found valid, is lost with it. Close it
+// after its last use.
 type Authenticator struct {
 	identify []identifier
 	require  bool
@@ -72,16 +87,23 @@ type Authenticator struct {
 	header, folded, shown string
 	prefixV4, prefixV6    int
 	keys                  keyring
+	// tokens is nil without Options.JWT.
+	tokens      *tokens
+	allow, deny callerList
 }
 
 // New returns an Authenticator for o, or everything that is wrong with o, as
 // one errors.Join: every message begins with the place, in the words of the
 // configuration (keys[0], identify[1], trusted_proxies[0], ip_prefix.v4,
-// header, require). No message holds a key.
+// header, require, jwt.issuer, allow[0], deny[1]). No message holds a key.
+//
+// New asks nobody: an issuer that is down keeps no Authenticator from being
+// made. It starts no goroutine either, so one that was made only to see whether
+// o is right needs no Close.
 func New(o Options) (*Authenticator, error) {
 	keys, errs := newKeyring(o.Keys)
 	a := &Authenticator{require: o.Require, keys: keys, prefixV4: o.PrefixV4, prefixV6: o.PrefixV6}
-	for _, step := range []func(Options) []error{a.setIdentify, a.setTrusted, a.setHeader, a.setPrefixes} {
+	for _, step := range []func(Options) []error{a.setIdentify, a.setTrusted, a.setHeader, a.setPrefixes, a.setTokens, a.setLists} {
 		errs = append(errs, step(o)...)
 	}
 	if len(errs) > 0 {
@@ -125,17 +147,13 @@ func (a *Authenticator) setIdentify(o Options) (errs []error) {
 
 func (a *Authenticator) setTrusted(o Options) (errs []error) {
 	for i, p := range o.TrustedProxies {
-		switch {
+		switch network, mixed := plainNetwork(p); {
 		case !p.IsValid():
 			errs = append(errs, fmt.Errorf("trusted_proxies[%d]: %v: want an address and a prefix length, for example 10.0.0.0/8", i, p))
-		case p.Addr().Is4In6() && p.Bits() < 96:
+		case mixed:
 			errs = append(errs, fmt.Errorf("trusted_proxies[%d]: %v: mixes IPv4 and IPv6: want an IPv4 network, for example 10.0.0.0/8", i, p))
-		case p.Addr().Is4In6():
-			// Addresses are compared without the mapping, so the network must
-			// lose it too.
-			a.trusted = append(a.trusted, netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked())
 		default:
-			a.trusted = append(a.trusted, p.Masked())
+			a.trusted = append(a.trusted, network)
 		}
 	}
 	return errs
@@ -176,12 +194,18 @@ func (a *Authenticator) setPrefixes(o Options) (errs []error) {
 
 // Identify says who sent a request with the header h over a connection from
 // remoteAddr, in the form of http.Request.RemoteAddr. The error is a
-// *weir.Problem: 401 for a key that is unknown, misplaced, missing or not the
-// only one, 400 for a malformed identity header of a trusted proxy.
+// *weir.Problem: 401 for a key or token that is not valid, misplaced, missing or
+// not the only one (see Failed), 503 for a token that cannot be checked because
+// its issuer does not answer, 403 for who is on Options.Deny, 400 for a malformed
+// identity header of a trusted proxy, 504 if ctx ran out of time.
+//
+// Only a token can make Identify wait: for the issuer's keys, at most 5 seconds
+// and no longer than ctx. Nobody else waits for them.
 //
 // Identify edits h, and the upstream should see h only afterwards. It removes
 //
-//   - Weir's keys, from whomever; other values of the same header stay;
+//   - Weir's keys and the issuer's tokens, from whomever; other values of the
+//     same header stay;
 //   - the identity header, X-Forwarded-*, X-Real-Ip and Forwarded, unless the
 //     peer is a trusted proxy: then they are passed on as they are;
 //   - always, any spelling of these names that an upstream may take for them,
@@ -193,44 +217,65 @@ func (a *Authenticator) setPrefixes(o Options) (errs []error) {
 //
 // A peer that has no IP address, such as "@" for a unix socket, is not trusted:
 // its caller is "ip:unknown", without Addr and Net, unless a key names it.
-func (a *Authenticator) Identify(h http.Header, remoteAddr string) (weir.Caller, error) {
-	c, p := a.identifyCaller(h, remoteAddr)
+func (a *Authenticator) Identify(ctx context.Context, h http.Header, remoteAddr string) (weir.Caller, error) {
+	c, p := a.identifyCaller(ctx, h, remoteAddr)
 	if p != nil {
 		return weir.Caller{}, p
 	}
 	return c, nil
 }
 
-func (a *Authenticator) identifyCaller(h http.Header, remoteAddr string) (weir.Caller, *weir.Problem) {
+func (a *Authenticator) identifyCaller(ctx context.Context, h http.Header, remoteAddr string) (weir.Caller, *weir.Problem) {
 	peer := parseHop(remoteAddr)
+	var c weir.Caller
+	if addr := unwrap(a.clientBehind(h, peer)); addr.IsValid() {
+		c.Addr, c.Net = addr, a.network(addr)
+	}
+	if a.deny.hasAddr(c.Addr) { // first: its credentials are not worth a look
+		return weir.Caller{}, denied()
+	}
 	found := a.clean(h, a.trusts(peer))
-	if p := found.problem(); p != nil {
+	p := found.problem()
+	var token *identity
+	if p == nil && found.token != "" {
+		token, p = a.tokens.identify(ctx, found.token)
+	}
+	if p != nil {
 		return weir.Caller{}, p
 	}
-	if a.require && found.holder == nil {
-		return weir.Caller{}, noKey()
+	if a.require && found.holder == nil && token == nil {
+		return weir.Caller{}, a.noCredential()
 	}
 	user, p := a.user(h)
 	if p != nil {
 		return weir.Caller{}, p
 	}
-	var c weir.Caller
-	if addr := unwrap(a.clientBehind(h, peer)); addr.IsValid() {
-		c.Addr, c.Net = addr, a.network(addr)
+	c = a.name(c, found.holder, token, user)
+	if a.deny.hasID(c.ID) {
+		return weir.Caller{}, denied()
 	}
+	return c, nil
+}
+
+// name completes c, of which the address is known, by the first identifier that
+// matches. key and token are nil and user is "" where the request has none.
+func (a *Authenticator) name(c weir.Caller, key *holder, token *identity, user string) weir.Caller {
 	for _, id := range a.identify {
 		switch {
-		case id == byKey && found.holder != nil:
-			c.ID, c.Plan = found.holder.id, found.holder.plan
-			return c, nil
+		case id == byKey && key != nil:
+			c.ID, c.Plan = key.id, key.plan
+			return c
+		case id == byToken && token != nil:
+			c.ID, c.Plan = token.id, token.plan
+			return c
 		case id == byHeader && user != "":
 			c.ID = "header:" + user
-			return c, nil
+			return c
 		case id == byAddress:
-			return anonymous(c), nil
+			return anonymous(c)
 		}
 	}
-	return anonymous(c), nil
+	return anonymous(c)
 }
 
 func anonymous(c weir.Caller) weir.Caller {
@@ -287,7 +332,7 @@ func (a *Authenticator) Middleware() weir.Middleware {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h := r.Header.Clone()
-			c, p := a.identifyCaller(h, r.RemoteAddr)
+			c, p := a.identifyCaller(r.Context(), h, r.RemoteAddr)
 			if p != nil {
 				p.ServeHTTP(w, r)
 				return
@@ -297,4 +342,14 @@ func (a *Authenticator) Middleware() weir.Middleware {
 			next.ServeHTTP(w, r)
 		})
 	}
+}
+
+// Close ends a fetch from the issuer that is under way, and waits until it has
+// ended. Tokens that need a fetch are then refused with 503; all else goes on
+// working. It may be called more than once, and always returns nil.
+func (a *Authenticator) Close() error {
+	if a.tokens != nil {
+		a.tokens.source.close()
+	}
+	return nil
 }

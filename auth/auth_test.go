@@ -94,7 +94,7 @@ func TestKeys(t *testing.T) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			h := http.Header(h).Clone()
-			got, err := a.Identify(h, stranger)
+			got, err := a.Identify(t.Context(), h, stranger)
 			if err != nil || got != want {
 				t.Errorf("caller %+v, %v\nwant   %+v", got, err, want)
 			}
@@ -106,7 +106,7 @@ func TestKeys(t *testing.T) {
 	refuse := func(name string, h fields, challenge string) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
-			got, err := a.Identify(http.Header(h).Clone(), stranger)
+			got, err := a.Identify(t.Context(), http.Header(h).Clone(), stranger)
 			p := problem(t, err)
 			if got != (weir.Caller{}) {
 				t.Errorf("caller %+v, want none", got)
@@ -183,10 +183,10 @@ func TestKeys(t *testing.T) {
 func TestLongestKey(t *testing.T) {
 	longest := "weir_" + strings.Repeat("x", 507)
 	a := newAuth(t, auth.Options{Keys: []auth.Key{{Caller: "bob", Key: longest}}})
-	if got, err := a.Identify(http.Header{"X-Api-Key": {longest}}, stranger); err != nil || got != key("bob", "") {
+	if got, err := a.Identify(t.Context(), http.Header{"X-Api-Key": {longest}}, stranger); err != nil || got != key("bob", "") {
 		t.Errorf("caller %+v, %v, want bob", got, err)
 	}
-	_, err := a.Identify(http.Header{"X-Api-Key": {longest + "x"}}, stranger)
+	_, err := a.Identify(t.Context(), http.Header{"X-Api-Key": {longest + "x"}}, stranger)
 	if p := problem(t, err); p.Status != 401 {
 		t.Errorf("one byte more: status %d, want 401", p.Status)
 	}
@@ -195,7 +195,7 @@ func TestLongestKey(t *testing.T) {
 func TestIdentifyDoesNotWriteIntoSharedValues(t *testing.T) {
 	a := newAuth(t, options())
 	shared := []string{"sk-1", aliceKey, "sk-2"}
-	if _, err := a.Identify(http.Header{"X-Api-Key": shared}, stranger); err != nil {
+	if _, err := a.Identify(t.Context(), http.Header{"X-Api-Key": shared}, stranger); err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{"sk-1", aliceKey, "sk-2"}; !slices.Equal(shared, want) {
@@ -219,7 +219,7 @@ func TestOrderOfIdentifiers(t *testing.T) {
 			if withHeader {
 				h.Set("X-User-ID", " bob@example.com\t")
 			}
-			got, err := newAuth(t, o).Identify(h, proxy)
+			got, err := newAuth(t, o).Identify(t.Context(), h, proxy)
 			if got != want {
 				t.Errorf("caller %+v, %v\nwant   %+v", got, err, want)
 			}
@@ -239,7 +239,7 @@ func TestOrderOfIdentifiers(t *testing.T) {
 	f("by default the address names who has neither", nil, false, false, false, addr, 0)
 	f("a header listed first names the caller, without the key's plan", []string{"header", "api_key"}, false, true, true, named, 0)
 	f("the address listed first names everybody", []string{"ip", "api_key", "header"}, false, true, true, addr, 0)
-	f("jwt matches nothing yet", []string{"jwt", "header"}, false, false, true, named, 0)
+	f("jwt matches nothing without an issuer", []string{"jwt", "header"}, false, false, true, named, 0)
 	f("a key that is not listed names nobody", []string{"header"}, false, true, false, addr, 0)
 	f("without a match the address names the caller", []string{"api_key", "header"}, false, false, false, addr, 0)
 	f("an empty list leaves only the address", []string{}, false, true, true, addr, 0)
@@ -258,7 +258,7 @@ func TestUnknownKeyIsRefusedWhateverElse(t *testing.T) {
 			if user != nil {
 				h["X-User-Id"] = user
 			}
-			_, err := newAuth(t, o).Identify(h, proxy)
+			_, err := newAuth(t, o).Identify(t.Context(), h, proxy)
 			if p := problem(t, err); p.Status != 401 {
 				t.Errorf("identify %q, X-User-ID %q: status %d, want 401", identify, user, p.Status)
 			}
@@ -272,7 +272,7 @@ func TestIdentityHeader(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := newAuth(t, options())
 			h := http.Header{"X-User-Id": slices.Clone(values), "X-Forwarded-For": {"203.0.113.7"}}
-			got, err := a.Identify(h, proxy)
+			got, err := a.Identify(t.Context(), h, proxy)
 			if strings.HasPrefix(want, "header:") {
 				caller := strangerCaller
 				caller.ID, caller.Anonymous = want, false
@@ -287,7 +287,7 @@ func TestIdentityHeader(t *testing.T) {
 			}
 
 			h = http.Header{"X-User-Id": values}
-			if got, err := a.Identify(h, stranger); err != nil || got != strangerCaller || len(h) != 0 {
+			if got, err := a.Identify(t.Context(), h, stranger); err != nil || got != strangerCaller || len(h) != 0 {
 				t.Errorf("from a stranger: caller %+v, %v, header %v\nwant %+v and an empty header", got, err, h, strangerCaller)
 			}
 		})
@@ -318,7 +318,7 @@ func TestIdentityHeaderIsCheckedWhoeverNamesTheCaller(t *testing.T) {
 	o := options()
 	o.Identify = []string{"api_key"}
 	h := http.Header{"X-User-Id": {"bob", "eve"}, "X-Api-Key": {aliceKey}}
-	_, err := newAuth(t, o).Identify(h, proxy)
+	_, err := newAuth(t, o).Identify(t.Context(), h, proxy)
 	if p := problem(t, err); p.Status != 400 {
 		t.Errorf("status %d, want 400", p.Status)
 	}
@@ -331,14 +331,14 @@ func TestHeaderOfAnotherName(t *testing.T) {
 	h := http.Header{"X-Forwarded-User": {"bob"}, "X_forwarded_user": {"eve"}, "X-User-Id": {"carol"}}
 	want := byIP("10.0.0.2", "10.0.0.2/32")
 	want.ID, want.Anonymous = "header:bob", false
-	if got, err := a.Identify(h, proxy); err != nil || got != want {
+	if got, err := a.Identify(t.Context(), h, proxy); err != nil || got != want {
 		t.Errorf("caller %+v, %v\nwant   %+v", got, err, want)
 	}
 	// X-User-ID means nothing to this Weir and is the upstream's affair.
 	if want := (http.Header{"X-Forwarded-User": {"bob"}, "X-User-Id": {"carol"}}); !reflect.DeepEqual(h, want) {
 		t.Errorf("header is %v, want %v", h, want)
 	}
-	if _, err := a.Identify(h, stranger); err != nil || h.Get("X-Forwarded-User") != "" {
+	if _, err := a.Identify(t.Context(), h, stranger); err != nil || h.Get("X-Forwarded-User") != "" {
 		t.Errorf("from a stranger: %v, header %v, want it without X-Forwarded-User", err, h)
 	}
 }
@@ -367,7 +367,7 @@ func TestRemovedHeaders(t *testing.T) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			h := fill(forged, spellings, innocent)
-			got, err := newAuth(t, options()).Identify(h, remote)
+			got, err := newAuth(t, options()).Identify(t.Context(), h, remote)
 			if err != nil || got.ID != id {
 				t.Errorf("caller %q, %v, want %q", got.ID, err, id)
 			}
@@ -484,10 +484,42 @@ func TestNewReportsEveryMistake(t *testing.T) {
 		`identify[3]: "ip": is identify[1] already: want each at most once`)
 	f("require needs something that can satisfy it", auth.Options{Require: true, Identify: []string{"header", "ip"}},
 		`require: true: would refuse everybody, because identify lists neither api_key nor jwt: want one of them there`)
-	f("require with a token to come is right", auth.Options{Require: true, Identify: []string{"jwt"}})
+	f("require with tokens is right", auth.Options{Require: true, Identify: []string{"jwt"}, JWT: &auth.JWT{Issuer: "https://login.example.com", Audience: "weir"}})
+	f("an issuer must say who, for whom and where", auth.Options{JWT: &auth.JWT{JWKSURL: "/keys"}},
+		`jwt.issuer: "": want the iss of the tokens, for example https://login.example.com`,
+		`jwt.audience: "": want the aud of tokens that are meant for this gateway`,
+		`jwt.jwks_url: "/keys": want a URL such as https://login.example.com/keys`)
+	f("an issuer without a URL needs one for its keys", auth.Options{JWT: &auth.JWT{Issuer: "kubernetes/serviceaccount", Audience: "weir"}},
+		`jwt.issuer: "kubernetes/serviceaccount": want a URL such as https://login.example.com, or jwks_url beside it`)
+	f("a URL must be a plain one", auth.Options{JWT: &auth.JWT{Issuer: "https://me:secret@login.example.com", Audience: "weir"}},
+		`jwt.issuer: "https://me:secret@login.example.com": want a URL such as https://login.example.com, or jwks_url beside it`)
+	f("an issuer with a URL for its keys is right", auth.Options{JWT: &auth.JWT{Issuer: "kubernetes/serviceaccount", Audience: "weir", JWKSURL: "http://10.0.0.1/keys"}})
 	f("proxies must be networks of one family", auth.Options{TrustedProxies: []netip.Prefix{{}, prefix("::ffff:10.0.0.0/90"), prefix("::ffff:10.0.0.0/104")}},
 		`trusted_proxies[0]: invalid Prefix: want an address and a prefix length, for example 10.0.0.0/8`,
 		`trusted_proxies[1]: ::ffff:10.0.0.0/90: mixes IPv4 and IPv6: want an IPv4 network, for example 10.0.0.0/8`)
+	f("lists hold addresses, networks and callers",
+		auth.Options{
+			Allow: []string{"192.0.2.1", "192.0.2.0/24", "2001:db8::/32", "key:alice", "jwt:4711", "header:bob b.", "::ffff:198.51.100.1"},
+			Deny:  []string{"", "alice", "192.0.2.256", "192.0.2.0/33", "fe80::1%eth0", "::ffff:0:0/90", "ip:192.0.2.1", "key:", "header:\n", "host.example"},
+		},
+		`deny[0]: "": want an address, a CIDR or a caller such as key:alice`,
+		`deny[1]: "alice": want an address, a CIDR or a caller such as key:alice`,
+		`deny[2]: "192.0.2.256": want an address, a CIDR or a caller such as key:alice`,
+		`deny[3]: "192.0.2.0/33": want an address, a CIDR or a caller such as key:alice`,
+		`deny[4]: "fe80::1%eth0": want an address, a CIDR or a caller such as key:alice`,
+		`deny[5]: "::ffff:0:0/90": mixes IPv4 and IPv6: want an IPv4 network, for example 10.0.0.0/8`,
+		`deny[6]: "ip:192.0.2.1": want the address or the network itself, for example 192.0.2.1`,
+		`deny[7]: "key:": the name after key: is empty: want 1 to 256 bytes of printable UTF-8`,
+		`deny[8]: "header:\n": the name after header: holds a character that is not printable: want 1 to 256 bytes of printable UTF-8`,
+		`deny[9]: "host.example": want an address, a CIDR or a caller such as key:alice`)
+	f("mistakes of the other list are reported too", auth.Options{Allow: []string{"key:a", "x"}}, `allow[1]: "x": want an address, a CIDR or a caller such as key:alice`)
+	f("nobody is on both lists, in whatever form", auth.Options{
+		Allow: []string{"key:alice", "10.1.2.3/8", "192.0.2.1"},
+		Deny:  []string{"key:alicia", "::ffff:192.0.2.1", "10.0.0.0/8", "key:alice", "10.0.0.0/9"},
+	},
+		`deny[1]: "::ffff:192.0.2.1": is allow[2] too: want it on one of the lists`,
+		`deny[2]: "10.0.0.0/8": is allow[1] too: want it on one of the lists`,
+		`deny[3]: "key:alice": is allow[0] too: want it on one of the lists`)
 	f("the header must be a header's name", auth.Options{Header: "X User"}, `header: "X User": want the name of a header, for example X-User-ID`)
 	f("the header must not mean something else", auth.Options{Header: "x_forwarded_for"},
 		`header: "x_forwarded_for": has another meaning: want a header of its own, for example X-User-ID`)
@@ -519,7 +551,7 @@ func TestKeysStaySecret(t *testing.T) {
 		if text.Value() != nil {
 			t.Error("the text that held the keys is still reachable")
 		}
-		got, err := a.Identify(http.Header{"X-Api-Key": {aliceKey}}, stranger)
+		got, err := a.Identify(t.Context(), http.Header{"X-Api-Key": {aliceKey}}, stranger)
 		if want := key("alice", "pro"); err != nil || got != want {
 			t.Errorf("caller %+v, %v\nwant   %+v", got, err, want)
 		}

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// clean removes from h what the upstream may not see, and returns which Weir
-// keys it found on the way. trusted says whether the peer is a trusted proxy.
+// clean removes from h what the upstream may not see, and returns which
+// credentials it found on the way. trusted says whether the peer is a trusted proxy.
 func (a *Authenticator) clean(h http.Header, trusted bool) found {
 	var f found
 	for name, values := range h {
@@ -14,9 +14,9 @@ func (a *Authenticator) clean(h http.Header, trusted bool) found {
 		// Both credentials count in every spelling: who knows a key may use it,
 		// and no spelling of it may reach the upstream.
 		case sameName(name, "authorization"):
-			a.keys.take(&f, values, true)
+			a.take(&f, values, true)
 		case sameName(name, "x-api-key"):
-			a.keys.take(&f, values, false)
+			a.take(&f, values, false)
 		case sameName(name, a.folded):
 			if !trusted || name != a.header {
 				delete(h, name)

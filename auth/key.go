@@ -6,22 +6,15 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
-
-	"github.com/inferweir/weir"
 )
 
 // KeyPrefix begins every Weir key. It tells them from the upstream's own keys,
 // which pass through.
 const KeyPrefix = "weir_"
 
-const (
-	// maxKey bounds a key, in bytes: nobody makes Weir hash more than this.
-	maxKey = 512
-	// maxPresented bounds the keys that one request may present.
-	maxPresented = 16
-)
+// maxKey bounds a key, in bytes: nobody makes Weir hash more than this.
+const maxKey = 512
 
 // A Key lets its bearer act as Caller. A caller may have several keys, for
 // example while one replaces another.
@@ -133,129 +126,4 @@ func (r *keyring) find(key string) *holder {
 		return nil
 	}
 	return &r.holders[i]
-}
-
-// found is what Weir's keys in one request come to.
-type found struct {
-	holder                        *holder
-	count                         int
-	unknown, misplaced, ambiguous bool
-	// kept is what is left of the header that take read last, if changed.
-	kept    []string
-	changed bool
-}
-
-// take reads the Weir keys in the values of Authorization (bearer) or
-// x-api-key, and leaves in f.kept the values without them. A value may be a
-// list with commas, which is what intermediaries make of several lines.
-func (r *keyring) take(f *found, values []string, bearer bool) {
-	f.kept, f.changed = nil, false
-	for i, value := range values {
-		rest, changed := value, false
-		if strings.Contains(value, KeyPrefix) {
-			rest, changed = r.takeFrom(f, value, bearer)
-		}
-		if changed && !f.changed {
-			f.changed = true
-			f.kept = append(f.kept, values[:i]...) // a copy: the caller may share values
-		}
-		if f.changed && (!changed || rest != "") {
-			f.kept = append(f.kept, rest)
-		}
-	}
-}
-
-// takeFrom does for one value what take does for all: it returns the value
-// without keys, "" if nothing is left, and whether there were any.
-func (r *keyring) takeFrom(f *found, value string, bearer bool) (string, bool) {
-	var kept []string
-	changed := false
-	for element := range strings.SplitSeq(value, ",") {
-		key := strings.Trim(element, " \t")
-		if scheme, rest, ok := strings.Cut(strings.ReplaceAll(key, "\t", " "), " "); bearer && ok && strings.EqualFold(scheme, "bearer") {
-			key = strings.TrimLeft(rest, " ")
-		} else if bearer && mentionsKey(key) {
-			f.misplaced = true
-		}
-		switch {
-		case !strings.HasPrefix(key, KeyPrefix):
-			f.misplaced = f.misplaced || mentionsKey(key)
-			kept = append(kept, element)
-		case f.count == maxPresented:
-			f.ambiguous = true
-			return "", true
-		default:
-			f.count++
-			changed = true
-			f.add(r.find(key))
-		}
-	}
-	if !changed {
-		return value, false
-	}
-	return strings.Trim(strings.Join(kept, ","), " \t,"), true
-}
-
-func (f *found) add(h *holder) {
-	switch {
-	case h == nil:
-		f.unknown = true
-	case f.holder == nil:
-		f.holder = h
-	case f.holder.id != h.id:
-		f.ambiguous = true
-	case h.order < f.holder.order:
-		// Two keys of one caller may differ in their plans. The one that was
-		// configured first counts, whichever header the map gives first.
-		f.holder = h
-	}
-}
-
-// mentionsKey reports whether a word of s begins as a Weir key does. Inside a
-// word, as in sk-weir_1, it is somebody else's key. An equals sign ends a word:
-// in a token it can only be padding.
-func mentionsKey(s string) bool {
-	for at := 0; ; at += len(KeyPrefix) {
-		i := strings.Index(s[at:], KeyPrefix)
-		if i < 0 {
-			return false
-		}
-		if at += i; at == 0 || s[at-1] == '=' || !isKeyByte(s[at-1]) {
-			return true
-		}
-	}
-}
-
-const howToSend = `send one Weir key, as "Authorization: Bearer KEY" or as "x-api-key: KEY".`
-
-// problem is why the keys are not acceptable, nil if they are. Which reason is
-// given does not depend on the order of the headers.
-func (f *found) problem() *weir.Problem {
-	switch {
-	case f.unknown:
-		return unauthorized(`error="invalid_token"`, "The presented Weir key is not valid. It may be mistyped, revoked or expired: "+howToSend)
-	case f.misplaced:
-		return unauthorized(`error="invalid_request"`, "The request holds a Weir key in a form that is not accepted: "+howToSend)
-	case f.ambiguous:
-		return unauthorized(`error="invalid_request"`, fmt.Sprintf(
-			"The request presents Weir keys of different callers, or more than %d keys: %s", maxPresented, howToSend))
-	}
-	return nil
-}
-
-func noKey() *weir.Problem {
-	return unauthorized("", "This gateway answers only with a key: "+howToSend)
-}
-
-func unauthorized(reason, detail string) *weir.Problem {
-	challenge := `Bearer realm="weir"`
-	if reason != "" {
-		challenge += ", " + reason
-	}
-	return &weir.Problem{
-		Status: http.StatusUnauthorized,
-		Detail: detail,
-		// This spelling, which SetHeader copies as it is, is the canonical one.
-		Header: http.Header{"Www-Authenticate": {challenge}},
-	}
 }

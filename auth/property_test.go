@@ -1,18 +1,24 @@
 package auth_test
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/go-jose/go-jose/v4"
+	"pgregory.net/rapid"
+
 	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/auth"
-	"pgregory.net/rapid"
+	"github.com/inferweir/weir/internal/jsonscan"
 )
 
 // validKeys are those of options.
@@ -37,9 +43,11 @@ func spellings(names ...string) *rapid.Generator[string] {
 	})
 }
 
-func credentials() *rapid.Generator[string] {
+// credentials generates values with keys, words that are often around them, and
+// tokens.
+func credentials(tokens ...string) *rapid.Generator[string] {
 	piece := rapid.OneOf(
-		rapid.SampledFrom(append(validKeys(), "Bearer", "bearer", "Basic", "sk-1", "weir_", badKey, "weir_\x00", `"`, "=", "-")),
+		rapid.SampledFrom(append(slices.Concat(validKeys(), tokens), "Bearer", "bearer", "Basic", "sk-1", "weir_", badKey, "weir_\x00", `"`, "=", "-")),
 		rapid.SampledFrom([]string{" ", "\t", ",", ", ", "\u00a0"}),
 	)
 	return rapid.Map(rapid.SliceOfN(piece, 0, 6), func(p []string) string { return strings.Join(p, "") })
@@ -51,8 +59,10 @@ func normal(name string) string {
 }
 
 // holdsKey reports whether value has a valid key as a word of its own.
-func holdsKey(value string) bool {
-	for _, k := range validKeys() {
+func holdsKey(value string) bool { return holds(value, validKeys()...) }
+
+func holds(value string, secrets ...string) bool {
+	for _, k := range secrets {
 		if slices.Contains(strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(" \t,=\"\u00a0", r) }), k) {
 			return true
 		}
@@ -60,48 +70,119 @@ func holdsKey(value string) bool {
 	return false
 }
 
-func TestAStrangerIsItsAddressOrItsKey(t *testing.T) {
+func TestAStrangerIsItsAddressOrItsCredential(t *testing.T) {
 	addresses := rapid.SampledFrom([]string{"192.0.2.1", "10.0.0.1", "::1", "fd00::1", "unknown", "10.0.0.1, 192.0.2.1", "for=10.0.0.1", "eve", "", "eve\x00"})
+	i := newIssuerInMemory(rs256())
+	valid, forged := rs256().sign(t, i.claims(claims{"plan": "gold"})), signer{jose.RS256, otherRSA(), "rsa"}.sign(t, i.claims(nil))
+	others := rs256().sign(t, i.claims(claims{"iss": "https://other.test"}))
 	rapid.Check(t, func(t *rapid.T) {
-		o := options()
+		o := i.options()
 		o.Identify = rapid.SampledFrom([][]string{nil, {"header", "api_key"}, {"header", "ip"}, {"ip"}, {}, {"jwt", "api_key"}}).Draw(t, "identify")
 		a := newAuthRapid(t, o)
 		h := http.Header{}
 		for range rapid.IntRange(0, 4).Draw(t, "credentials") {
 			name := spellings("authorization", "x-api-key").Draw(t, "credential")
-			h[name] = append(h[name], credentials().Draw(t, "value"))
+			h[name] = append(h[name], credentials(valid, forged, others, "Bearer "+valid, "Bearer "+others).Draw(t, "value"))
 		}
 		for range rapid.IntRange(0, 4).Draw(t, "claims") {
 			name := spellings("x-user-id", "x-forwarded-for", "x-forwarded-host", "x-forwarded-user", "x-real-ip", "forwarded").Draw(t, "claim")
 			h[name] = append(h[name], addresses.Draw(t, "address"))
 		}
 		presented := strings.Join(slices.Concat(slices.Collect(maps.Values(h))...), "\n")
+		before, presents := h.Clone(), a.Presents(h)
 
-		c, err := a.Identify(h, stranger)
+		c, err := a.Identify(t.Context(), h, stranger)
 		if err != nil {
 			var p *weir.Problem
-			if !errors.As(err, &p) || p.Status != 401 || !strings.Contains(presented, "weir_") {
-				t.Fatalf("refused with %v, want 401 and only because of a key", err)
+			reason := strings.Contains(presented, "weir_") || strings.Contains(presented, valid) || strings.Contains(presented, forged)
+			if !errors.As(err, &p) || p.Status != 401 || !reason || !presents || !auth.Failed(err) {
+				t.Fatalf("refused with %v, want 401 and only because of a credential; presents %v, failed %v", err, presents, auth.Failed(err))
 			}
 			return
 		}
+		byToken := jwtCaller("4711", "gold")
 		switch {
 		case c == strangerCaller:
 		case c == key("alice", "pro") && strings.Contains(presented, aliceKey):
 		case c == key("alice", "basic") && strings.Contains(presented, alice2Key):
 		case c == key("bob", "") && strings.Contains(presented, bobKey):
+		case c == byToken && strings.Contains(presented, valid):
 		default:
-			t.Fatalf("caller %+v, want who owns the key or the address of the peer", c)
+			t.Fatalf("caller %+v, want who owns the key or token, or the address of the peer", c)
 		}
 		for name, values := range h {
 			switch n := normal(name); {
 			case n == "x-user-id", n == "x-real-ip", n == "forwarded", strings.HasPrefix(n, "x-forwarded-"):
 				t.Fatalf("%q goes on to the upstream", name)
-			case len(values) == 0, slices.ContainsFunc(values, holdsKey):
+			case len(values) == 0, slices.ContainsFunc(values, func(v string) bool { return holdsKey(v) || holds(v, valid, forged) }):
 				t.Fatalf("%q goes on to the upstream as %q", name, values)
+			case !presents && !slices.Equal(values, before[name]):
+				t.Fatalf("%q goes on to the upstream as %q, it was %q", name, values, before[name])
 			}
 		}
 	})
+}
+
+// FuzzToken compares which values are taken for the issuer's tokens with a naive
+// reader, and looks what becomes of them.
+func FuzzToken(f *testing.F) {
+	i := newIssuerInMemory(rs256())
+	valid := rs256().sign(f, i.claims(nil))
+	other := rs256().sign(f, i.claims(claims{"iss": "https://other.test"}))
+	parts := strings.Split(valid, ".")
+	for _, header := range []string{`{"alg":"RS256","kid":"rsa"}`, `{"alg":"none"}`, `{"kid":7}`} {
+		f.Add(header, `{"iss":"https://issuer.test","aud":["weir"],"exp":99999999999,"sub":"x"}`, parts[2], "Bearer ")
+	}
+	f.Add(`{"alg":"RS256","kid":"rsa"}`, `{"iss":"https:\/\/issuer.test"}`, "", "Bearer "+valid+", Bearer ")
+	f.Add("", `{"iss":"https://issuer.test","iss":"x"}`, "=", "Basic "+other+" ")
+	f.Add("", `{"iss":7}`, ".", valid)
+	f.Add("", "", "", valid+","+other+",bearer ")
+	a := newAuth(f, i.options())
+	f.Fuzz(func(t *testing.T, header, payload, signature, before string) {
+		b := base64.RawURLEncoding
+		value := before + b.EncodeToString([]byte(header)) + "." + b.EncodeToString([]byte(payload)) + "." + signature
+		for _, name := range []string{"Authorization", "X-Api-Key"} {
+			h := http.Header{name: {value}}
+			presents := a.Presents(h)
+			if want := naiveToken(value, i.url); !strings.Contains(value, auth.KeyPrefix) && presents != want {
+				t.Fatalf("%q: presents a credential: %v, want %v", value, presents, want)
+			}
+			c, err := a.Identify(t.Context(), h, stranger)
+			switch {
+			case err == nil && presents:
+				if strings.HasPrefix(c.ID, "key:") || c == jwtCaller("4711", "") && !naiveToken(h.Get(name), i.url) && strings.Contains(value, valid) {
+					break
+				}
+				t.Fatalf("%q: caller %+v, header %q", value, c, h)
+			case err == nil:
+				if c != strangerCaller || h.Get(name) != value {
+					t.Fatalf("%q: caller %+v, header %q", value, c, h)
+				}
+			case !presents || !auth.Failed(err) || err.(*weir.Problem).Status != 401:
+				t.Fatalf("%q: %v", value, err)
+			}
+		}
+	})
+}
+
+// naiveToken reports whether value has a word of three parts that says it is
+// issuer's.
+func naiveToken(value, issuer string) bool {
+	for _, word := range regexp.MustCompile(`[-_.A-Za-z0-9]+`).FindAllString(value, -1) {
+		parts := strings.Split(word, ".")
+		if len(parts) != 3 || len(word) > 16<<10 {
+			continue
+		}
+		text, err := base64.RawURLEncoding.DecodeString(parts[1])
+		if err != nil || jsonscan.Check(text, 0) != nil {
+			continue
+		}
+		var members map[string]any
+		if json.Unmarshal(text, &members) == nil && members["iss"] == any(issuer) {
+			return true
+		}
+	}
+	return false
 }
 
 // FuzzIdentify holds the same for any bytes, with the walk's result against
@@ -111,13 +192,15 @@ func FuzzIdentify(f *testing.F) {
 	f.Add(uint8(1), "Bearer sk-1, bearer "+bobKey, "sk-1", "bob", "unknown, 10.0.0.3", "X_Forwarded_For")
 	f.Add(uint8(2), "Basic "+aliceKey, "weir_", "\x00", "[::ffff:10.0.0.1]:80,fd00::1%eth0", "authorization")
 	f.Add(uint8(3), "", "", "", "", "")
-	a := newAuth(f, options())
+	i := newIssuerInMemory(rs256())
+	f.Add(uint8(1), "Bearer "+rs256().sign(f, i.claims(nil)), "sk-1", "bob", "192.0.2.1", "X_Api_Key")
+	a := newAuth(f, i.options())
 	peers := []string{stranger, proxy, "[fd00::7]:1", "@"}
 	f.Fuzz(func(t *testing.T, peer uint8, authorization, apiKey, user, forwarded, name string) {
 		remote := peers[int(peer)%len(peers)]
 		trusted := remote == proxy || remote == "[fd00::7]:1"
 		h := http.Header{name: {user, authorization}, "Authorization": {authorization}, "X-Api-Key": {apiKey}, "X-User-Id": {user}, "X-Forwarded-For": strings.Split(forwarded, "\n")}
-		c, err := a.Identify(h, remote)
+		c, err := a.Identify(t.Context(), h, remote)
 		if err != nil {
 			var p *weir.Problem
 			if !errors.As(err, &p) || p.Status != 401 && (p.Status != 400 || !trusted) {
@@ -131,6 +214,7 @@ func FuzzIdentify(f *testing.F) {
 		who, value, _ := strings.Cut(c.ID, ":")
 		switch {
 		case who == "key" && (strings.Contains(authorization+apiKey+user, aliceKey) || strings.Contains(authorization+apiKey+user, alice2Key) || strings.Contains(authorization+apiKey+user, bobKey)):
+		case who == "jwt" && value == "4711":
 		case who == "header" && trusted && value != "" && value == strings.Trim(user, " \t"):
 		case who == "ip" && c.Anonymous && c.Plan == "":
 		default:
@@ -217,6 +301,8 @@ func BenchmarkIdentify(b *testing.B) {
 	for i := range 10000 {
 		o.Keys = append(o.Keys, keyOf(fmt.Sprintf("caller-%d", i)))
 	}
+	i := newIssuerInMemory(rs256())
+	o.JWT = i.options().JWT
 	a := newAuth(b, o)
 	h := http.Header{
 		"Accept": {"*/*"}, "Accept-Encoding": {"gzip"}, "Content-Type": {"application/json"}, "Content-Length": {"1234"}, "User-Agent": {"OpenAI/Python 1.99"},
@@ -229,7 +315,7 @@ func BenchmarkIdentify(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				h["Authorization"] = credential
-				if _, err := a.Identify(h, remote); err != nil {
+				if _, err := a.Identify(b.Context(), h, remote); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -237,6 +323,8 @@ func BenchmarkIdentify(b *testing.B) {
 	}
 	run("key", stranger, []string{"Bearer " + aliceKey})
 	run("key-behind-proxy", proxy, []string{"Bearer " + aliceKey})
+	run("token", stranger, []string{"Bearer " + rs256().sign(b, i.claims(nil))})
+	run("token-of-another", stranger, []string{"Bearer " + rs256().sign(b, i.claims(claims{"iss": "https://other.test"}))})
 	run("address", stranger, []string{"Bearer sk-1"})
 	run("address-behind-proxy", proxy, []string{"Bearer sk-1"})
 }
