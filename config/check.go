@@ -2,15 +2,11 @@ package config
 
 import (
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
-
-	"github.com/inferweir/weir/auth"
 )
 
 // check reports what is wrong although every value by itself has the right
@@ -18,7 +14,9 @@ import (
 func check(c *Config, d *decoder) {
 	k := &checker{d}
 	k.listeners(c)
+	k.store(c.Store)
 	k.callers(c)
+	k.overrides(c)
 	k.plans(c)
 	k.upstreams(c)
 	k.cache(c.Cache)
@@ -53,27 +51,48 @@ func (k *checker) listeners(c *Config) {
 		k.printable("tls.cert", c.TLS.Cert)
 		k.printable("tls.key", c.TLS.Key)
 	}
-	listen, okListen := k.address("listen", c.Listen)
-	admin, okAdmin := k.address("admin.listen", c.Admin.Listen)
-	if okListen && okAdmin && listen.overlaps(admin) {
-		path := "admin.listen"
-		if !k.said(path) {
-			path = "listen"
-		}
-		k.fail(path, fmt.Sprintf("listen %s and admin.listen %s are the same port: want two", c.Listen, c.Admin.Listen))
+	listeners := []listener{{path: "listen", value: c.Listen}, {path: "admin.listen", value: c.Admin.Listen}}
+	if c.Decide != nil {
+		listeners = append(listeners, listener{path: "decide.listen", value: c.Decide.Listen})
 	}
+	for i := range listeners {
+		b := &listeners[i]
+		b.address, b.ok = k.address(b.path, b.value)
+		for _, a := range listeners[:i] {
+			if a.ok && b.ok && a.address.overlaps(b.address) {
+				k.overlap(a, *b)
+			}
+		}
+	}
+	admin := listeners[1]
 	if strings.ContainsFunc(c.Admin.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		k.fail("admin.token", "want printable ASCII without spaces: it travels in a header")
 	}
 	if c.Admin.Token == redacted {
 		k.fail("admin.token", errRedacted)
 	}
-	if okAdmin && !admin.loopback() && c.Admin.Token == "" && k.clean("admin.token") {
+	if admin.ok && !admin.address.loopback() && c.Admin.Token == "" && k.clean("admin.token") {
 		k.fail("admin.listen", "is not loopback: want admin.token with it, or 127.0.0.1")
 	}
 }
 
 const errRedacted = `"(redacted)" stands for a secret that was not printed: want the secret itself`
+
+// listener is one that the file has. ok says that its address is one.
+type listener struct {
+	path, value string
+	address     address
+	ok          bool
+}
+
+// overlap reports two listeners on one port, at the later one that the file has.
+func (k *checker) overlap(a, b listener) {
+	path := b.path
+	if !k.said(path) {
+		path = a.path
+	}
+	k.fail(path, fmt.Sprintf("%s %s and %s %s are the same port: want two", a.path, a.value, b.path, b.value))
+}
 
 // address is where a listener listens.
 type address struct {
@@ -157,129 +176,6 @@ func (k *checker) printable(path, value string) bool {
 		return false
 	}
 	return true
-}
-
-func (k *checker) callers(c *Config) {
-	once(k, "callers.identify", c.Callers.Identify, "the same way twice")
-	once(k, "callers.trusted_proxies", c.Callers.TrustedProxies, "the same network twice")
-	header := c.Callers.Header
-	switch {
-	case !k.clean("callers.header"):
-	case !isToken(header):
-		k.fail("callers.header", "want the name of a header field, for example X-User-ID")
-	case isConnectionField(header):
-		k.fail("callers.header", "belongs to the connection: want a field that names the caller, for example X-User-ID")
-	case k.said("callers.header") && len(c.Callers.TrustedProxies) == 0 && k.clean("callers.trusted_proxies"):
-		k.fail("callers.header", "never matches: it is believed only from callers.trusted_proxies, which is empty")
-	}
-	if c.Callers.Require && len(c.Callers.Keys) == 0 && k.clean("callers.keys") && k.clean("callers.require") {
-		k.fail("callers.require", "would refuse everybody: want callers.keys with it")
-	}
-	seen := map[string]int{}
-	for i, key := range c.Callers.Keys {
-		k.key(fmt.Sprintf("callers.keys[%d]", i), key, c)
-		if at, twice := seen[key.Key]; twice && key.Key != "" {
-			k.fail(fmt.Sprintf("callers.keys[%d].key", i), fmt.Sprintf("the same key as callers.keys[%d]: want one of its own", at))
-		} else {
-			seen[key.Key] = i
-		}
-	}
-	k.identification(c.Callers)
-}
-
-// identification lets auth judge what only it knows: which names and keys it can
-// tell apart.
-func (k *checker) identification(c Callers) {
-	keys := make([]auth.Key, len(c.Keys))
-	for i, key := range c.Keys {
-		keys[i] = auth.Key{Caller: key.Caller, Key: key.Key, Plan: key.Plan}
-	}
-	_, err := auth.New(auth.Options{
-		Identify:       c.Identify,
-		Require:        c.Require,
-		TrustedProxies: c.TrustedProxies,
-		Header:         c.Header,
-		PrefixV4:       c.IPPrefix.V4,
-		PrefixV6:       c.IPPrefix.V6,
-		Keys:           keys,
-	})
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return
-	}
-	for _, e := range joined.Unwrap() {
-		// Its messages begin with the place: keys[0] (caller "a"): the key is ...
-		place, want, _ := strings.Cut(e.Error(), ": ")
-		place, _, _ = strings.Cut(place, " ")
-		path := "callers." + place
-		if n, exact := k.nodes[path]; exact && n.scalar {
-			want = strings.TrimPrefix(strings.TrimPrefix(want, n.value+": "), strconv.Quote(n.value)+": ")
-		}
-		if above := parent(path); k.clean(path) && (!strings.HasSuffix(above, "]") || k.clean(above)) { // or it is said already
-			k.fail(path, want)
-		}
-	}
-}
-
-func (k *checker) key(path string, key Key, c *Config) {
-	if k.printable(path+".caller", key.Caller) && len(key.Caller) > 2*maxName {
-		k.fail(path+".caller", fmt.Sprintf("want at most %d bytes", 2*maxName))
-	}
-	notPlain := func(r rune) bool { return r <= ' ' || r > '~' }
-	switch secret, own := strings.CutPrefix(key.Key, keyPrefix); {
-	case !k.clean(path+".key") || key.Key == "":
-	case key.Key == redacted:
-		k.fail(path+".key", errRedacted)
-	case !own || secret == "" || strings.ContainsFunc(key.Key, notPlain):
-		k.fail(path+".key", "want a key that begins with weir_ and has no spaces")
-	}
-	if _, known := c.Plans[key.Plan]; key.Plan != "" && !known && !k.at["plans"] {
-		k.fail(path+".plan", "unknown plan: "+existing(c.Plans, "plans"))
-	}
-}
-
-func (k *checker) plans(c *Config) {
-	for _, name := range slices.Sorted(maps.Keys(c.Plans)) {
-		path := "plans." + shownKey(name)
-		k.name(path, name)
-		k.policies(path+".policies", c.Plans[name].Policies)
-	}
-}
-
-// policies checks those of one plan or route.
-func (k *checker) policies(path string, policies []Policy) {
-	seen := map[string]int{}
-	for i, p := range policies {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		if !k.clean(at) {
-			continue
-		}
-		if err := p.limit().Validate(); err != nil {
-			k.fail(at, err.Error())
-		}
-		if k.said(at + ".name") {
-			k.name(at+".name", p.Name)
-		}
-		if header, ok := strings.CutPrefix(p.By, "header:"); ok && !isToken(header) {
-			k.fail(at+".by", "want the name of a header field after header:, for example header:X-Team")
-		} else if !ok && !isScope(p.By) {
-			k.fail(at+".by", "want one of caller, ip, global, plan, route, model, header:NAME")
-		}
-		id := p.Name + "\x00" + p.Unit
-		if first, twice := seen[id]; twice {
-			k.fail(at, fmt.Sprintf("the same name %q and unit as %s[%d]: want another name", cut(p.Name), path, first))
-		} else {
-			seen[id] = i
-		}
-	}
-}
-
-func isScope(by string) bool {
-	switch by {
-	case "caller", "ip", "global", "plan", "route", "model":
-		return true
-	}
-	return false
 }
 
 func (k *checker) cache(c Cache) {

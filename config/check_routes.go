@@ -125,6 +125,7 @@ func (k *checker) routes(c *Config) {
 		k.fail("routes", "want at least one route: a list of mappings with match and upstream")
 	}
 	names := map[string]int{}
+	most, whose := mostPolicies(c)
 	for i := range c.Routes {
 		r := &c.Routes[i]
 		path := fmt.Sprintf("routes[%d]", i)
@@ -137,17 +138,13 @@ func (k *checker) routes(c *Config) {
 			k.fail(path+".upstream", "unknown upstream: "+existing(c.Upstreams, "upstreams"))
 		}
 		k.policies(path+".policies", r.Policies)
-		k.number(path+".policies", r.Policies, c.Plans)
+		k.effective(path+".policies", r.Policies, c, k.served(c, c.Routes[i:i+1], path+".upstream"))
+		if n := len(r.Policies) + most; n > ratelimit.MaxTakes {
+			k.fail(path+".policies", fmt.Sprintf("%d policies together with those of %s: want at most %d", n, whose, ratelimit.MaxTakes))
+		}
 		k.routeCache(path+".cache", r.Cache, c.Cache)
-	}
-}
-
-// number bounds how many policies one request may meet.
-func (k *checker) number(path string, policies []Policy, plans map[string]Plan) {
-	for _, name := range slices.Sorted(maps.Keys(plans)) {
-		if n := len(policies) + len(plans[name].Policies); n > ratelimit.MaxTakes {
-			k.fail(path, fmt.Sprintf("%d policies together with those of plan %s: want at most %d", n, shownKey(name), ratelimit.MaxTakes))
-			return
+		if r.Upstream == "" && r.Cache.Mode != "off" && c.Decide != nil {
+			k.fail(path+".cache.mode", "has no effect without an upstream: there are no answers to keep")
 		}
 	}
 }

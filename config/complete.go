@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"strings"
+
+	"github.com/inferweir/weir/ratelimit"
 )
 
 // complete fills in the defaults that depend on other values: names, bursts,
@@ -28,6 +30,14 @@ func complete(c *Config, nodes map[string]node) {
 		}
 		completePolicies(r.Policies, r.Name)
 	}
+	for i := range c.Callers.Overrides {
+		o := &c.Callers.Overrides[i]
+		// Where it is not known whose policies they change, check wants names.
+		if owner, known := c.Callers.planOf(o); known {
+			nameOverrides(o.Policies, c.Plans[owner].Policies, owner)
+		}
+		completeBursts(o.Policies)
+	}
 }
 
 func completePolicies(policies []Policy, owner string) {
@@ -36,13 +46,93 @@ func completePolicies(policies []Policy, owner string) {
 		p := &policies[i]
 		if p.Name == "" {
 			unnamed++
-			p.Name = owner
-			if unnamed > 1 {
-				p.Name = fmt.Sprintf("%s-%d", owner, unnamed)
-			}
+			p.Name = numbered(owner, unnamed)
 		}
-		if p.Burst == 0 {
+	}
+	completeBursts(policies)
+}
+
+// numbered is the name of the nth policy without one, from 1 on.
+func numbered(owner string, n int) string {
+	if n == 1 {
+		return owner
+	}
+	return fmt.Sprintf("%s-%d", owner, n)
+}
+
+func completeBursts(policies []Policy) {
+	for i := range policies {
+		p := &policies[i]
+		switch {
+		case p.Concurrent > 0:
+			p.Algorithm = "" // it is the algorithm of a window
+		case p.Burst == 0 && p.Algorithm == ratelimit.TokenBucket:
 			p.Burst = p.Quota
 		}
 	}
+}
+
+// nameOverrides names what one caller has in place of plan, the policies of the
+// plan owner. A policy without a name replaces the one with its unit, by and
+// window, else the only one with its unit and by. Where the plan has none of its
+// unit it is a new one; otherwise it stays without a name.
+func nameOverrides(policies, plan []Policy, owner string) {
+	used := map[string]bool{}
+	for _, list := range [][]Policy{plan, policies} {
+		for i := range list {
+			used[list[i].Name] = true
+		}
+	}
+	for i := range policies {
+		p := &policies[i]
+		if p.Name != "" {
+			continue
+		}
+		same, replaced := likeIn(plan, p)
+		switch {
+		case replaced != nil:
+			p.Name = replaced.Name
+		case same == 0:
+			n := 1
+			for used[numbered(owner, n)] {
+				n++
+			}
+			p.Name = numbered(owner, n)
+			used[p.Name] = true
+		}
+	}
+}
+
+// likeIn returns how many of plan have p's unit, and which one of them p
+// replaces: nil where that is not clear.
+func likeIn(plan []Policy, p *Policy) (same int, replaced *Policy) {
+	var byAlike, alike *Policy
+	by, exactly := 0, 0
+	for i := range plan {
+		q := &plan[i]
+		if !q.sameUnit(p) {
+			continue
+		}
+		same++
+		if q.By == p.By {
+			by++
+			byAlike = q
+			if q.Window == p.Window {
+				exactly++
+				alike = q
+			}
+		}
+	}
+	switch {
+	case exactly == 1:
+		return same, alike
+	case by == 1:
+		return same, byAlike
+	}
+	return same, nil
+}
+
+// sameUnit holds for two policies that count the same things.
+func (p *Policy) sameUnit(q *Policy) bool {
+	return p.Unit == q.Unit && (p.Concurrent > 0) == (q.Concurrent > 0)
 }

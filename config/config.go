@@ -24,8 +24,15 @@ type Config struct {
 	TLS *TLS `yaml:"tls"`
 	// Admin is the second listener, for operators.
 	Admin Admin `yaml:"admin"`
+	// Decide is the third listener, which answers whether a request of somebody
+	// else's proxy may go on. nil, the default, is none.
+	Decide *Decide `yaml:"decide"`
 	// Store keeps what requests share: the counts of policies.
 	Store Store `yaml:"store"`
+	// Instances is how many processes with this configuration share the Store:
+	// while it is away, each of them enforces its share of every quota. Default
+	// 1, from 1 to 10000.
+	Instances int `yaml:"instances" default:"1" min:"1" max:"10000"`
 	// Callers says who is calling.
 	Callers Callers `yaml:"callers"`
 	// Plans are what callers may use, by name. The plan "default" is that of a
@@ -65,10 +72,12 @@ type Admin struct {
 	Token string `yaml:"token" secret:"true"`
 }
 
-// Store is the place of shared state.
-type Store struct {
-	// URL is "memory:", the default: this process alone.
-	URL string `yaml:"url" default:"memory:"`
+// Decide is the listener that only decides: it is asked about requests that
+// another proxy forwards, and calls no upstream.
+type Decide struct {
+	// Listen is its address, host:port. It may be neither that of Config.Listen
+	// nor that of Admin.Listen. Default 127.0.0.1:8082.
+	Listen string `yaml:"listen" default:"127.0.0.1:8082"`
 }
 
 // Limits bound what a connection may cost before its request is understood.
@@ -90,6 +99,10 @@ type Limits struct {
 	// JSONDepth is how deep a JSON body may nest where Weir reads it. Default
 	// 100, from 1 to 10000.
 	JSONDepth int `yaml:"json_depth" default:"100" min:"1" max:"10000"`
+	// AuthFailures is how many keys and tokens that are not valid the addresses
+	// of one Callers.IPPrefix may present in a minute. 0 is any number. Default
+	// 30.
+	AuthFailures int `yaml:"auth_failures" default:"30" min:"0"`
 }
 
 // Telemetry is what Weir says about itself.
@@ -134,7 +147,7 @@ func Load(path string) (*Config, error) {
 func Parse(name string, text []byte, lookup func(string) (string, bool)) (*Config, error) {
 	c := &Config{}
 	d := newDecoder(name, lookup)
-	if root := parseYAML(text, d.collector); root != nil && d.decode(root, c) {
+	if root := parseYAML(text, d.collector, "the file is empty: want at least upstreams and routes"); root != nil && d.decode(root, c) {
 		complete(c, d.nodes)
 		check(c, d)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/ratelimit"
 )
 
 const (
@@ -40,12 +41,13 @@ func defaultConfig() *config.Config {
 	return &config.Config{
 		Listen: "127.0.0.1:8080",
 		Admin:  config.Admin{Listen: "127.0.0.1:8081"},
-		Store:  config.Store{URL: "memory:"},
+		Store:  config.Store{URL: "memory:", Deadline: 20 * time.Millisecond, OnFailure: "local"},
 		Callers: config.Callers{
 			Identify: []string{"api_key", "jwt", "header", "ip"},
 			Header:   "X-User-ID",
 			IPPrefix: config.IPPrefix{V4: 32, V6: 64},
 		},
+		Instances: 1,
 		Upstreams: map[string]config.Upstream{"m": defaultUpstream("http://127.0.0.1:8000")},
 		Cache: config.Cache{
 			Tiers: []string{"memory"}, Memory: config.Memory{MaxBytes: 256 * mib}, NegativeTTL: 5 * time.Second,
@@ -53,7 +55,7 @@ func defaultConfig() *config.Config {
 		Routes: []config.Route{defaultRoute("/a", config.Match{Path: "/a"}, "m")},
 		Limits: config.Limits{
 			HeaderBytes: 64 * kib, Headers: 100, URLBytes: 8 * kib, HeaderTimeout: 10 * time.Second,
-			BodyMinRate: kib, JSONDepth: 100,
+			BodyMinRate: kib, JSONDepth: 100, AuthFailures: 30,
 		},
 		Telemetry:     config.Telemetry{Log: config.Log{Level: "info"}},
 		ShutdownGrace: 30 * time.Second,
@@ -125,6 +127,49 @@ func custom(p config.Policy, by string) config.Policy {
 	return p
 }
 
+func slots(name string, concurrent int64) config.Policy {
+	return config.Policy{Name: name, Concurrent: concurrent, Unit: "requests", By: "caller"}
+}
+
+// counting is a policy of another unit or algorithm.
+func counting(p config.Policy, unit, algorithm string) config.Policy {
+	p.Unit, p.Algorithm = unit, algorithm
+	if algorithm != "token_bucket" {
+		p.Burst = 0
+	}
+	return p
+}
+
+// proPlan are the policies of testdata/everything.yaml's plan pro.
+func proPlan() []config.Policy {
+	daily := custom(defaultPolicy("daily", 1000, 24*time.Hour), "header:X-Team")
+	daily.Burst = 50
+	all := custom(slots("slots", 100), "global")
+	all.Shadow = true
+	lease := counting(defaultPolicy("lease", 5000, time.Minute), "output_tokens", "token_bucket")
+	lease.Lease = &config.Lease{MaxExcess: 0.0007}
+	return []config.Policy{
+		defaultPolicy("pro", 300, time.Minute), defaultPolicy("pro-2", 100, time.Hour), daily,
+		defaultPolicy("pro-3", 9, 90*time.Minute), slots("pro-4", 20), all,
+		counting(defaultPolicy("calendar", 5, ratelimit.Month), "tokens", "fixed_window"),
+		counting(defaultPolicy("slide", 1000000, 7*24*time.Hour), "bytes", "sliding_window"),
+		lease, counting(defaultPolicy("pro-5", 50, ratelimit.Year), "input_tokens", "token_bucket"),
+	}
+}
+
+// manyOverrides are those of testdata/everything.yaml.
+func manyOverrides() []config.Override {
+	shadow := custom(defaultPolicy("calendar", 6, ratelimit.Year), "plan")
+	shadow.Shadow = true
+	return []config.Override{
+		{Caller: "key:alice", Plan: "free"},
+		{Caller: "key:Zoë", Policies: []config.Policy{defaultPolicy("default", 7, time.Minute), custom(slots("slots", 2), "global")}},
+		{Caller: "ip:192.0.2.0/24", Plan: "pro", Policies: []config.Policy{
+			defaultPolicy("pro", 600, time.Minute), slots("pro-4", 40), shadow,
+		}},
+	}
+}
+
 func chatRoute() config.Route {
 	return config.Route{
 		Name:     "chat",
@@ -142,13 +187,17 @@ func chatRoute() config.Route {
 	}
 }
 
+func decidedRoute() config.Route {
+	r := defaultRoute("/decided/*", config.Match{Path: "/decided/*"}, "")
+	r.Policies = []config.Policy{defaultPolicy("/decided/*", 9, time.Second)}
+	return r
+}
+
 // everything is what testdata/everything.yaml says.
 func everything() *config.Config {
-	daily := custom(defaultPolicy("daily", 1000, 24*time.Hour), "header:X-Team")
-	daily.Burst = 50
 	llm := config.Upstream{
 		Targets: []config.Target{{"http://10.0.0.1:8000", 1}, {"https://h.example/base/", 2}, {"http://10.0.0.3", 1}},
-		Dialect: "plain", Balance: "round_robin",
+		Dialect: "openai", Balance: "round_robin",
 		SetHeaders:  map[string]string{"Authorization": "Bearer hunter2-llm", "X-Price": "hunter2 $5 9090", "X-Empty": ""},
 		Connections: config.Connections{Max: 64, Idle: 64, IdleTimeout: time.Minute},
 		Timeouts: config.Timeouts{
@@ -160,28 +209,37 @@ func everything() *config.Config {
 		Listen: "0.0.0.0:9090",
 		TLS:    &config.TLS{Cert: "/etc/weir/cert.pem", Key: "/etc/weir/key.pem"},
 		Admin:  config.Admin{Listen: ":9091", Token: "hunter2-admin"},
-		Store:  config.Store{URL: "memory:"},
+		Decide: &config.Decide{Listen: "127.0.0.1:9092"},
+		Store: config.Store{
+			URL:      "redis+sentinel://weir:hunter2%40@mymaster@r1:26379,[2001:db8::1],r3/15",
+			Deadline: 5 * time.Millisecond, OnFailure: "closed",
+		},
+		Instances: 3,
 		Callers: config.Callers{
-			Identify: []string{"ip", "api_key"}, Require: true,
+			Identify: []string{"api_key", "jwt", "header", "ip"}, Require: true,
 			TrustedProxies: []netip.Prefix{
 				netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"),
 				netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("fd00::/8"),
 			},
 			Header: "X-Team", IPPrefix: config.IPPrefix{V4: 24, V6: 48},
 			Keys: []config.Key{{"alice", "weir_hunter2alice", "pro"}, {"Zoë", "weir_hunter2zoe", ""}},
+			JWT: &config.JWT{
+				Issuer: "https://login.example.com/a", Audience: "weir", JWKSURL: "http://127.0.0.1:8099/keys",
+				CallerClaim: "email", PlanClaim: "tier",
+			},
+			Allow:     []string{"10.1.0.0/16", "key:alice"},
+			Deny:      []string{"2001:db8::/32", "jwt:4711", "header:Bob B.", "192.0.2.7"},
+			Overrides: manyOverrides(),
 		},
 		Plans: map[string]config.Plan{
 			"default": {Policies: []config.Policy{defaultPolicy("default", 5, time.Minute)}},
 			"free":    {},
-			"pro": {Policies: []config.Policy{
-				defaultPolicy("pro", 300, time.Minute), defaultPolicy("pro-2", 100, time.Hour), daily,
-				defaultPolicy("pro-3", 9, 90*time.Minute),
-			}},
+			"pro":     {Policies: proPlan()},
 		},
 		Upstreams: map[string]config.Upstream{"local": defaultUpstream("builtin:"), "llm": llm},
 		Cache:     config.Cache{Tiers: []string{"memory"}, Memory: config.Memory{MaxBytes: 10_000_000}},
 		Routes: []config.Route{
-			chatRoute(), defaultRoute("GET,POST /predict/*", predict, "local"),
+			chatRoute(), defaultRoute("GET,POST /predict/*", predict, "local"), decidedRoute(),
 			defaultRoute("/*", config.Match{Path: "/*"}, "local"),
 		},
 		Limits: config.Limits{
@@ -212,11 +270,13 @@ func revealed(text []byte) string {
 		}
 		out.WriteString(part)
 	}
-	return out.String()
+	// Within a URL it is the password.
+	return strings.ReplaceAll(out.String(), "(redacted)", "weir_url")
 }
 
 // hideSecrets makes configurations comparable that differ in secrets alone.
 func hideSecrets(c *config.Config) {
+	c.Store.URL = c.Store.Redacted()
 	if c.Admin.Token != "" {
 		c.Admin.Token = "x"
 	}

@@ -25,10 +25,12 @@ type rule struct {
 	hasDefault bool
 	min, max   string // of numbers, sizes and durations
 	required   string // what is wanted where the key is missing
-	unless     string // the key that takes the place of a required one
-	with       string // the field without which this key has no effect
+	unless     string // the key that takes the place of a required one; after a / it is one of the file itself
+	with       string // the field without which this key has no effect, see effective
 	secret     bool   // the value is not to be shown
+	url        bool   // the value is a URL whose password is not to be shown
 	rate       bool   // a Size per second
+	words      bool   // a time.Duration that may be the name of a window
 }
 
 // rules returns the keys of a struct in their order.
@@ -44,7 +46,8 @@ func rules(t reflect.Type) []rule {
 			name: name, index: i,
 			min: tag.Get("min"), max: tag.Get("max"),
 			required: tag.Get("required"), unless: tag.Get("unless"), with: tag.Get("with"),
-			secret: tag.Get("secret") == "true", rate: tag.Get("rate") == "true",
+			secret: tag.Get("secret") == "true", url: tag.Get("secret") == "url",
+			rate: tag.Get("rate") == "true", words: tag.Get("words") == "true",
 		}
 		r.def, r.hasDefault = tag.Lookup("default")
 		all = append(all, r)
@@ -88,6 +91,7 @@ type decoder struct {
 	*collector
 	expander
 	nodes   map[string]node // by path
+	top     map[string]bool // the keys of the file itself
 	later   []string
 	choices map[string]choice
 }
@@ -95,7 +99,7 @@ type decoder struct {
 func newDecoder(file string, lookup func(string) (string, bool)) *decoder {
 	return &decoder{
 		collector: newCollector(file), expander: expander{lookup: lookup},
-		nodes: map[string]node{}, later: laterKeys(), choices: choices(),
+		nodes: map[string]node{}, top: map[string]bool{}, later: laterKeys(), choices: choices(),
 	}
 }
 
@@ -105,9 +109,16 @@ func (d *decoder) decode(root ast.Node, c *Config) bool {
 	v := reflect.ValueOf(c).Elem()
 	setDefaults(v)
 	p := place{line: lineOf(root)}
-	if _, ok := root.(*ast.MappingNode); !ok {
+	m, ok := root.(*ast.MappingNode)
+	if !ok {
 		d.add(p.line, "", "", "want a mapping: keys such as listen, upstreams and routes")
 		return false
+	}
+	for _, pair := range m.Values {
+		if k, isNode := pair.Key.(ast.Node); isNode {
+			key, _ := scalarText(k)
+			d.top["/"+key] = true
+		}
 	}
 	d.value(p, root, v)
 	return true
@@ -148,6 +159,9 @@ func (d *decoder) bad(p place, n ast.Node, want string) {
 // value decodes n into v by v's type.
 func (d *decoder) value(p place, n ast.Node, v reflect.Value) {
 	raw, scalar := scalarText(n)
+	if p.rule.url && mayHoldPassword(raw) {
+		p.rule.secret = true
+	}
 	d.nodes[p.path] = node{p.line, raw, scalar, p.rule.secret}
 	switch n.(type) {
 	case *ast.AnchorNode, *ast.AliasNode:
@@ -270,7 +284,7 @@ func (d *decoder) structure(p place, n ast.Node, v reflect.Value) {
 		}
 	}
 	for _, r := range all {
-		if r.required != "" && !seen[r.name] && !seen[r.unless] {
+		if r.required != "" && !seen[r.name] && !seen[r.unless] && !d.top[r.unless] {
 			d.add(p.line, p.key(r.name, "", 0, rule{}).path, "", "missing: want "+r.required)
 		}
 	}
@@ -404,10 +418,7 @@ func (d *decoder) shortPolicy(p place, raw string, to *Policy) {
 	case err != nil && text != raw:
 		// The error quotes words of the text, and these came from elsewhere.
 		err = errors.New(wanted(reflect.TypeFor[Policy](), p.rule))
-	case err != nil:
-	case limit.Concurrent > 0:
-		err = errors.New(notYet)
-	default:
+	case err == nil && limit.Concurrent == 0:
 		if refusal := d.choices[p.pattern+".unit"].refuse(limit.Unit); refusal != "" {
 			err = errors.New(refusal)
 		}
@@ -416,5 +427,8 @@ func (d *decoder) shortPolicy(p place, raw string, to *Policy) {
 		d.add(p.line, p.path, shown(raw), err.Error())
 		return
 	}
-	to.Quota, to.Window, to.Unit, to.Burst = limit.Quota, limit.Window, limit.Unit, limit.Burst
+	to.Concurrent = limit.Concurrent
+	if limit.Concurrent == 0 {
+		to.Quota, to.Window, to.Unit = limit.Quota, limit.Window, limit.Unit
+	}
 }

@@ -37,11 +37,23 @@ func (e *encoder) structure(v reflect.Value, indent int) {
 		if f.Kind() == reflect.Pointer && !f.IsNil() {
 			f = f.Elem()
 		}
-		if !r.hasDefault && isEmpty(f) || r.with != "" && isEmpty(v.FieldByName(r.with)) {
+		if !r.hasDefault && isEmpty(f) || !r.effective(v) {
 			continue
 		}
 		e.value(r, f, indent)
 	}
+}
+
+// effective reports whether the key has an effect in the struct v: with is the
+// name of another field that must be there, and after a ! the value of it that
+// does not count.
+func (r rule) effective(v reflect.Value) bool {
+	if r.with == "" {
+		return true
+	}
+	name, not, _ := strings.Cut(r.with, "!")
+	f := v.FieldByName(name)
+	return !isEmpty(f) && (not == "" || f.String() != not)
 }
 
 func isEmpty(v reflect.Value) bool {
@@ -112,7 +124,12 @@ func scalar(r rule, v reflect.Value) string {
 	}
 	switch x := v.Interface().(type) {
 	case time.Duration:
+		if r.words {
+			return formatWindow(x)
+		}
 		return formatDuration(x)
+	case Percent:
+		return x.String()
 	case Size:
 		if r.rate {
 			return x.String() + "/s"
@@ -121,6 +138,9 @@ func scalar(r rule, v reflect.Value) string {
 	case netip.Prefix:
 		return quote(x.String())
 	case string:
+		if r.url {
+			x = redactURL(x)
+		}
 		return quote(strings.ReplaceAll(x, "$", "$$"))
 	}
 	return fmt.Sprint(v.Interface())

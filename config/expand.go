@@ -17,12 +17,13 @@ const (
 // expander replaces ${NAME}, ${file:/path} and $$ in values. It works on values
 // that are parsed already, so that no value can become structure.
 type expander struct {
-	lookup func(string) (string, bool)
-	total  int
+	lookup  func(string) (string, bool)
+	total   int
+	literal bool // nothing is replaced
 }
 
 func (e *expander) expand(s string) (string, error) {
-	if !strings.Contains(s, "$") {
+	if e.literal || !strings.Contains(s, "$") {
 		return s, nil
 	}
 	var out strings.Builder

@@ -9,7 +9,7 @@ import (
 // Mistake is one thing that is wrong in a configuration file.
 type Mistake struct {
 	// File is the file's name as it was given, Line the line of the key or list
-	// item that is wrong, counted from 1.
+	// item that is wrong, counted from 1. Both are zero where no file was read.
 	File string
 	Line int
 	// Path names the key, for example "routes[0].cache.ttl" or
@@ -27,7 +27,10 @@ type Mistake struct {
 //
 //	weir.yaml:12: routes[0].cache.ttl: "10x": want a duration, for example 10m
 func (m Mistake) Error() string {
-	parts := []string{m.File + ":" + strconv.Itoa(m.Line)}
+	var parts []string
+	if m.Line > 0 {
+		parts = append(parts, m.File+":"+strconv.Itoa(m.Line))
+	}
 	for _, s := range []string{m.Path, m.Value, m.Want} {
 		if s != "" {
 			parts = append(parts, s)

@@ -19,24 +19,56 @@ type Policy struct {
 	// or route; the second policy without a name has -2 after it, the third -3.
 	// Unique, with its unit, in its plan or route.
 	Name string `yaml:"name"`
-	// Quota is how many units come back in Window. Required, at least 1.
+	// Quota is how many units come back in Window. Required without Concurrent, at
+	// least 1.
 	Quota int64 `yaml:"quota" min:"1" required:"how many in a window, for example 100" unless:"concurrent"`
-	// Window is the time in which Quota comes back. Required, from 1ms to 366d.
-	Window time.Duration `yaml:"window" min:"1ms" max:"366d" required:"a duration, for example 1m" unless:"concurrent"`
-	// Unit is what is counted: requests, the default.
-	Unit string `yaml:"unit" default:"requests"`
+	// Window is the time in which Quota comes back: a duration, or second, minute,
+	// hour, day, week, month (ratelimit.Month) or year (ratelimit.Year). Required
+	// without Concurrent, from 1ms to 366d.
+	Window time.Duration `yaml:"window" words:"true" min:"1ms" max:"366d" required:"a duration, for example 1m" unless:"concurrent"`
+	// Concurrent, in place of Quota and Window, is how many requests may run at
+	// the same time. 0, the default, is a policy with a Quota; else at least 1.
+	Concurrent int64 `yaml:"concurrent" min:"1"`
+	// Unit is what is counted: requests, the default, tokens, input_tokens,
+	// output_tokens or bytes. Only requests with Concurrent.
+	Unit string `yaml:"unit" default:"requests" with:"Quota"`
 	// By is what has a count of its own: caller, ip, global (one count for
 	// all), plan, route, model, or header:NAME. "" is caller, the default.
 	By string `yaml:"by" default:"caller"`
-	// Burst is how many may come at once. 0 is Quota, the default; else at
-	// least 1.
+	// Burst is how many may come at once, with token_bucket. 0 is Quota, the
+	// default; else at least 1.
 	Burst int64 `yaml:"burst" min:"1"`
 	// Algorithm is token_bucket, the default: Burst at once, then one every
-	// Window/Quota.
-	Algorithm string `yaml:"algorithm" default:"token_bucket"`
+	// Window/Quota; sliding_window: Quota in the last Window; or fixed_window:
+	// Quota in each window of the clock and the calendar, in UTC. "" with
+	// Concurrent.
+	Algorithm string `yaml:"algorithm" default:"token_bucket" with:"Quota"`
+	// Shadow decides, counts and reports, but refuses nobody. Default false.
+	Shadow bool `yaml:"shadow" default:"false"`
+	// Lease lets each instance hold some of the quota in advance. nil, the
+	// default, asks the store for each request.
+	Lease *Lease `yaml:"lease"`
 }
 
-// limit is p as the package that counts sees it.
-func (p Policy) limit() ratelimit.Policy {
-	return ratelimit.Policy{Name: p.Name, Quota: p.Quota, Window: p.Window, Burst: p.Burst, Unit: p.Unit}
+// Lease lets an instance take units before it needs them, so that most requests
+// need not wait for the store. Only with token_bucket and a Redis.
+type Lease struct {
+	// MaxExcess is how much more than the quota may be used because of it, all
+	// instances together. Required, above 0 and at most 50 %.
+	MaxExcess Percent `yaml:"max_excess" required:"a share of the quota, for example 1%"`
+}
+
+// maxExcess is the most that Lease.MaxExcess may be.
+const maxExcess Percent = 0.5
+
+// Limit is p as the package that counts sees it. It has no Scope.
+func (p Policy) Limit() ratelimit.Policy {
+	limit := ratelimit.Policy{
+		Name: p.Name, Quota: p.Quota, Window: p.Window, Burst: p.Burst, Unit: p.Unit,
+		Algorithm: p.Algorithm, Concurrent: p.Concurrent, Shadow: p.Shadow,
+	}
+	if p.Lease != nil {
+		limit.MaxExcess = float64(p.Lease.MaxExcess)
+	}
+	return limit
 }

@@ -26,8 +26,9 @@ type Route struct {
 	Name string `yaml:"name"`
 	// Match says which requests.
 	Match Match `yaml:"match" required:"a mapping with a path"`
-	// Upstream names one of Config.Upstreams. Required.
-	Upstream string `yaml:"upstream" required:"the name of an upstream"`
+	// Upstream names one of Config.Upstreams. Required, unless there is
+	// Config.Decide: then a route without it, "", only serves decisions.
+	Upstream string `yaml:"upstream" required:"the name of an upstream" unless:"/decide"`
 	// Policies apply besides those of the caller's plan. Default none.
 	Policies []Policy `yaml:"policies"`
 	// Cache says which answers are kept.

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/inferweir/weir/ratelimit"
 )
 
 // Size is a number of bytes. In the file it is 512, 8KiB, 256MiB, 10GiB, or
@@ -23,6 +25,78 @@ func (s Size) String() string {
 		}
 	}
 	return strconv.FormatInt(int64(s), 10)
+}
+
+// Percent is a share: 0.01 is 1 %. In the file it is 1% or 0.5%, above 0 % and
+// at most 50 %, with four decimals at most.
+type Percent float64
+
+// String gives p as it is written in the file.
+func (p Percent) String() string {
+	return strconv.FormatFloat(float64(p.millionths())/1e4, 'f', -1, 64) + "%"
+}
+
+// millionths is p to the digit that the file can say.
+func (p Percent) millionths() int64 { return int64(math.Round(float64(p) * 1e6)) }
+
+// parsePercent reads 1% or 0.5%, with at most four decimals, so that what is
+// printed is what was read.
+func parsePercent(s string) (Percent, error) {
+	wrong := errors.New("want a share in percent, for example 1% or 0.5%")
+	number, ok := strings.CutSuffix(s, "%")
+	whole, decimals, point := strings.Cut(number, ".")
+	if !ok || point && decimals == "" || len(decimals) > 4 {
+		return 0, wrong
+	}
+	n, err := strconv.ParseUint(whole+decimals+"0000"[len(decimals):], 10, 32)
+	if err != nil || whole == "" {
+		return 0, wrong
+	}
+	return Percent(float64(n) / 1e6), nil
+}
+
+// windowWords are the windows that have names.
+func windowWords() []unit {
+	return []unit{
+		{name: "second", factor: int64(time.Second)}, {name: "minute", factor: int64(time.Minute)},
+		{name: "hour", factor: int64(time.Hour)}, {name: "day", factor: 24 * int64(time.Hour)},
+		{name: "week", factor: 7 * 24 * int64(time.Hour)},
+		{name: "month", factor: int64(ratelimit.Month)}, {name: "year", factor: int64(ratelimit.Year)},
+	}
+}
+
+// windowWord is the name of a window that has one, else "".
+func windowWord(d time.Duration) string {
+	for _, w := range windowWords() {
+		if w.factor == int64(d) {
+			return w.name
+		}
+	}
+	return ""
+}
+
+// parseWindow reads a duration, or one of windowWords.
+func parseWindow(s string) (time.Duration, error) {
+	for _, w := range windowWords() {
+		if w.name == s {
+			return time.Duration(w.factor), nil
+		}
+	}
+	d, err := parseDuration(s)
+	if err != nil {
+		return 0, errors.New("want a duration, for example 1m, or a word: second, minute, hour, day, week, month, year")
+	}
+	return d, nil
+}
+
+// formatWindow is the inverse of parseWindow. Months and years are words: nobody
+// would know them by their seconds, and only a word says that a fixed window
+// follows the calendar.
+func formatWindow(d time.Duration) string {
+	if d == ratelimit.Month || d == ratelimit.Year {
+		return windowWord(d)
+	}
+	return formatDuration(d)
 }
 
 type unit struct {
@@ -154,8 +228,19 @@ func parsePrefix(s string) (netip.Prefix, error) {
 func setText(v reflect.Value, text string, r rule) error {
 	switch v.Interface().(type) {
 	case time.Duration:
-		d, err := parseDuration(text)
+		parse := parseDuration
+		if r.words {
+			parse = parseWindow
+		}
+		d, err := parse(text)
 		v.SetInt(int64(d))
+		return err
+	case Percent:
+		p, err := parsePercent(text)
+		if err == nil && (p <= 0 || p > maxExcess) {
+			err = fmt.Errorf("want more than 0%% and at most %v", maxExcess)
+		}
+		v.SetFloat(float64(p))
 		return err
 	case Size:
 		parse := parseSize
@@ -202,6 +287,8 @@ func wanted(t reflect.Type, r rule) string {
 		return "want a size, for example 8KiB or 512"
 	case netip.Prefix:
 		return "want a network or an address, for example 10.0.0.0/8"
+	case Percent:
+		return "want a share in percent, for example 1% or 0.5%"
 	case Policy:
 		return "want a policy, for example 5/minute or {quota: 5, window: 1m}"
 	case Target:

@@ -12,9 +12,7 @@ import (
 func laterKeys() []string {
 	keys := []string{
 		"tls.acme",
-		"store.deadline", "store.on_failure",
-		"database", "blobs", "instances", "prices", "jobs", "rls", "decide",
-		"callers.jwt", "callers.allow", "callers.deny",
+		"database", "blobs", "prices", "jobs", "rls",
 		"plans.*.weight", "plans.*.priority", "plans.*.budget",
 		"upstreams.*.probe", "upstreams.*.retry", "upstreams.*.hedge", "upstreams.*.breaker",
 		"upstreams.*.concurrency", "upstreams.*.slo", "upstreams.*.queue", "upstreams.*.batch",
@@ -27,15 +25,13 @@ func laterKeys() []string {
 		"telemetry.log.sample", "telemetry.log.redact", "telemetry.otlp", "telemetry.traces",
 	}
 	for _, policy := range policyPatterns() {
-		for _, key := range []string{"concurrent", "shadow", "lease", "auto"} {
-			keys = append(keys, policy+"."+key)
-		}
+		keys = append(keys, policy+".auto")
 	}
 	return keys
 }
 
 func policyPatterns() []string {
-	return []string{"plans.*.policies[]", "routes[].policies[]"}
+	return []string{"plans.*.policies[]", "routes[].policies[]", "callers.overrides[].policies[]"}
 }
 
 // choice is what a value may be. A word that ends in "://" stands for every
@@ -48,10 +44,8 @@ type choice struct {
 // choices are the keys whose values are words.
 func choices() map[string]choice {
 	all := map[string]choice{
-		"store.url": {
-			now:   []string{"memory:"},
-			later: []string{"redis://", "rediss://", "redis+cluster://", "redis+sentinel://"},
-		},
+		"store.url":           {now: append([]string{memoryStore}, storeSchemes()...)},
+		"store.on_failure":    {now: []string{"local", "open", "closed"}},
 		"callers.identify[]":  {now: []string{"api_key", "jwt", "header", "ip"}},
 		"upstreams.*.dialect": {now: []string{"plain", "openai", "anthropic", "ollama", "kserve", "tfserving"}},
 		"upstreams.*.balance": {
@@ -69,14 +63,8 @@ func choices() map[string]choice {
 		"telemetry.log.level":    {now: []string{"debug", "info", "warn", "error"}},
 	}
 	for _, policy := range policyPatterns() {
-		all[policy+".unit"] = choice{
-			now:   []string{"requests"},
-			later: []string{"tokens", "input_tokens", "output_tokens", "bytes"},
-		}
-		all[policy+".algorithm"] = choice{
-			now:   []string{"token_bucket"},
-			later: []string{"sliding_window", "fixed_window"},
-		}
+		all[policy+".unit"] = choice{now: []string{"requests", "tokens", "input_tokens", "output_tokens", "bytes"}}
+		all[policy+".algorithm"] = choice{now: []string{"token_bucket", "sliding_window", "fixed_window"}}
 	}
 	return all
 }

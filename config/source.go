@@ -31,8 +31,9 @@ const (
 	innerColon = "\uFDD2"
 )
 
-// parseYAML reads text into its one document. On a mistake it returns nil.
-func parseYAML(text []byte, c *collector) ast.Node {
+// parseYAML reads text into its one document. On a mistake it returns nil; empty
+// is said of a text with nothing in it.
+func parseYAML(text []byte, c *collector, empty string) ast.Node {
 	if len(text) > maxFile {
 		c.add(1, "", "", fmt.Sprintf("the file has %d bytes: want at most 1MiB", len(text)))
 		return nil
@@ -47,7 +48,7 @@ func parseYAML(text []byte, c *collector) ast.Node {
 		c.add(line, "", "", err.Error())
 		return nil
 	}
-	return document(file, c)
+	return document(file, c, empty)
 }
 
 // checkText reports what no YAML parser explains well: text that is not UTF-8,
@@ -156,7 +157,7 @@ func checkShape(tokens token.Tokens) (line int, err error) {
 }
 
 // document returns the root of the only document in file.
-func document(file *ast.File, c *collector) ast.Node {
+func document(file *ast.File, c *collector, empty string) ast.Node {
 	var root ast.Node
 	for _, doc := range file.Docs {
 		switch body := doc.Body.(type) {
@@ -173,7 +174,7 @@ func document(file *ast.File, c *collector) ast.Node {
 		}
 	}
 	if root == nil {
-		c.add(1, "", "", "the file is empty: want at least upstreams and routes")
+		c.add(1, "", "", empty)
 	}
 	return root
 }
