@@ -49,19 +49,29 @@ fuzz:
 
 # The race detector needs a C compiler, the tests of the first minutes use curl, as
 # a newcomer does, and the official clients come with npm. NodeSource's nodejs has
-# npm in it, and conflicts with Debian's.
+# npm in it, and conflicts with Debian's. The tests run Redis, nginx and Caddy of
+# their own, on free ports; that Debian's packages start one each is no help to
+# them, so what this installs is stopped again.
 tools:
-	@missing=""; \
+	@missing=""; services=""; \
 	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v curl >/dev/null || missing="$$missing curl ca-certificates"; \
 	command -v npm >/dev/null || missing="$$missing npm"; \
+	for s in redis-server nginx caddy; do \
+		PATH="$$PATH:/usr/sbin" command -v $$s >/dev/null || services="$$services $$s"; \
+	done; \
+	missing="$$missing$$services"; \
 	if [ -n "$$missing" ]; then \
 		if command -v apt-get >/dev/null; then \
 			sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 			install="$$sudo apt-get install -y -q --no-install-recommends"; \
-			$$sudo apt-get update -q && { $$install $$missing || $$install $$(echo $$missing | sed 's/npm/nodejs/'); }; \
+			$$sudo apt-get update -q && { $$install $$missing || $$install $$(echo $$missing | sed 's/npm/nodejs/'); } || exit 1; \
+			for s in $$services; do \
+				if [ -d /run/systemd/system ]; then $$sudo systemctl disable --now -q $$s || :; \
+				elif [ -x /etc/init.d/$$s ]; then $$sudo service $$s stop || :; fi; \
+			done; \
 		elif command -v brew >/dev/null; then \
-			brew install $$(echo $$missing | sed 's/libc6-dev//; s/npm/node/'); \
+			brew install $$(echo $$missing | sed 's/libc6-dev//; s/npm/node/; s/redis-server/redis/'); \
 		else \
 			echo "install these first:$$missing"; exit 1; \
 		fi; \

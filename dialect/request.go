@@ -72,6 +72,15 @@ type Call struct {
 	usage         edit // how
 }
 
+// Generates reports whether a model writes the answer, so that it has output
+// tokens.
+func (c *Call) Generates() bool {
+	if c.endpoint == nil || c.endpoint.answers == nil {
+		return false
+	}
+	return c.endpoint.answers.reasons
+}
+
 // role is what a member of a request is read for.
 type role uint8
 

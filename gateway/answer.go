@@ -170,8 +170,13 @@ func (x *exchange) refuse(p *weir.Problem) {
 	d.Refuse(x.w, dialect.Refusal{Problem: p, Path: path, RequestID: x.id})
 }
 
-// finish counts the request and writes its line of the log.
+// finish settles and counts the request, and writes its line of the log.
 func (x *exchange) finish() {
+	if x.reserved {
+		used := x.spent()
+		x.learn(used)
+		x.settle(used)
+	}
 	x.setup.bodies.release(x.body)
 	took := time.Since(x.started)
 	status := x.w.status
@@ -208,6 +213,8 @@ func (x *exchange) finish() {
 		CacheTime:    x.timings.Get(telemetry.PhaseCache),
 		Cache:        x.cacheStatus,
 		Policy:       x.policy,
+		Shadow:       x.shadow,
+		Store:        x.storeMode,
 		UserAgent:    x.r.UserAgent(),
 	}
 	if x.called {

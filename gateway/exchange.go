@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/auth"
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/dialect"
 	"github.com/inferweir/weir/ratelimit"
@@ -25,6 +26,7 @@ type exchange struct {
 	started time.Time
 	timings telemetry.Timings
 
+	decides    bool           // on a request that is elsewhere, and is not sent on
 	fits       *upstreamSetup // of the first route with the path
 	candidates []*route
 	chosen     *route // nil until known
@@ -36,9 +38,13 @@ type exchange struct {
 	call       *dialect.Call
 	readAs     *upstreamSetup // for whom
 
+	exempt    bool             // from all policies
 	takes     []ratelimit.Take // filled when the policies have been asked
 	reserved  bool             // and have given
 	uncounted bool             // the store did not answer
+	storeMode string           // what was done instead
+	slot      string           // the ID that holds slots
+	expected  *[2]amounts      // what the request will use: known, and guessed
 
 	key         cache.Key
 	keyed       bool // key is one
@@ -53,15 +59,16 @@ type exchange struct {
 	theirs   []dialect.Limit // what the upstream says is left of its quotas
 	target   string          // that answered
 	policy   string          // that refused
+	shadow   string          // that would have
 	err      error           // for the log
 }
 
 func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{gateway: g, setup: g.setup, r: r, id: telemetry.RequestID(r.Header), started: time.Now()}
+	x := &exchange{gateway: g, setup: g.setup.Load(), r: r, id: telemetry.RequestID(r.Header), started: time.Now()}
 	x.w = &response{ResponseWriter: w, exchange: x}
 	// A client that takes nothing holds neither an upstream nor memory for ever.
 	// Not every writer has deadlines; the server's has.
-	_ = http.NewResponseController(w).SetWriteDeadline(x.started.Add(g.setup.answerTimeout))
+	_ = http.NewResponseController(w).SetWriteDeadline(x.started.Add(x.setup.answerTimeout))
 	return x
 }
 
@@ -72,6 +79,9 @@ func (x *exchange) match() error {
 	}
 	var allowed []string
 	for _, rt := range x.setup.routes {
+		if rt.upstream.pool == nil && !x.decides {
+			continue // it serves decisions only
+		}
 		if path := x.r.URL.Path; path != rt.path && (!rt.prefix || !strings.HasPrefix(path, rt.path)) {
 			continue
 		}
@@ -107,7 +117,7 @@ func (x *exchange) authenticate() error {
 	// something was decided by it.
 	upstream.RemoveHopByHop(x.r.Header)
 	x.r.Header["X-Request-Id"] = []string{x.id}
-	caller, err := x.setup.callers.Identify(x.r.Header, x.r.RemoteAddr)
+	caller, err := x.identify()
 	if err != nil {
 		return err
 	}
@@ -117,16 +127,32 @@ func (x *exchange) authenticate() error {
 			delete(x.r.Header, name)
 		}
 	}
-	x.caller, x.plan = caller, caller.Plan
-	if _, ok := x.setup.plans[x.plan]; !ok || x.plan == "" {
-		x.plan = defaultPlan
+	x.plan = x.setup.planOf(caller)
+	if caller.Plan != "" && x.plan == defaultPlan && caller.Plan != defaultPlan {
+		x.gateway.unknownPlans.Add(1) // only a token can name one
 	}
+	x.caller, x.exempt = caller, x.setup.callers.Exempt(caller)
 	x.caller.Plan = x.plan
 	return nil
 }
 
-// defaultPlan is the plan of a caller without one.
-const defaultPlan = "default"
+// identify finds out who is calling. A network that comes too often with keys
+// or tokens that are not valid is refused before one more is looked at.
+func (x *exchange) identify() (weir.Caller, error) {
+	callers, attempts := x.setup.callers, x.gateway.attempts
+	if !callers.Presents(x.r.Header) {
+		return callers.Identify(x.r.Context(), x.r.Header, x.r.RemoteAddr)
+	}
+	network := callers.Network(x.r.Header, x.r.RemoteAddr) // before the fields that tell it are removed
+	if err := attempts.Check(network); err != nil {
+		return weir.Caller{}, err
+	}
+	caller, err := callers.Identify(x.r.Context(), x.r.Header, x.r.RemoteAddr)
+	if auth.Failed(err) {
+		attempts.Failed(network)
+	}
+	return caller, err
+}
 
 // readBody reads the whole body: its bytes are part of the cache's key, its
 // model may choose the route, and only then the server notices a client that
@@ -146,7 +172,7 @@ func (x *exchange) choose() error {
 	for _, rt := range x.candidates {
 		x.read(rt)
 		// What is not read here may be read upstream, and be another model there.
-		if err := x.call.Err; err != nil && x.call.Model == "" && (rt.model != "" || byModel(rt.policies) || byModel(x.setup.plans[x.plan])) {
+		if err := x.call.Err; err != nil && x.call.Model == "" && (rt.model != "" || byModel(rt.policies) || byModel(x.setup.policiesOf(x.caller.ID, x.plan))) {
 			x.chosen = rt
 			p := problem(http.StatusBadRequest, "The body's model cannot be told: want JSON that can be read in one way only: %v.", err)
 			p.Err = err

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -29,10 +31,19 @@ type Options struct {
 
 // Gateway serves a configuration. Close it after its last request.
 type Gateway struct {
-	setup   *setup
+	options Options
+	setup   atomic.Pointer[setup] // what new requests start with
+	counts  *counts
+	slots   slotIDs
+	sizes   sizes
 	metrics *telemetry.Metrics
 	log     *telemetry.AccessLog
 	health  telemetry.Health
+
+	attempts     *Attempts
+	unknownPlans atomic.Uint64
+
+	changes sync.Mutex // held while a new setup is made of the present one
 }
 
 // New builds all that the configuration asks for, or says what it cannot.
@@ -45,20 +56,41 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		return nil, fmt.Errorf("telemetry.log.level: %w", err)
 	}
 	g := &Gateway{
-		metrics: telemetry.NewMetrics(o.Version, labels(c)),
-		log:     telemetry.NewAccessLog(o.Log, level),
+		options:  o,
+		slots:    newSlotIDs(),
+		metrics:  telemetry.NewMetrics(o.Version, labels(c)),
+		log:      telemetry.NewAccessLog(o.Log, level),
+		attempts: NewAttempts(c.Limits.AuthFailures),
 	}
 	var err error
-	if g.setup, err = build(c, o, g.metrics); err != nil {
+	if g.counts, err = newCounts(c, g.log.Logger()); err != nil {
 		return nil, err
 	}
-	err = g.metrics.CounterFunc("weir_telemetry_log_lines_dropped_total", "Log lines that the writer was too slow for.",
-		func() float64 { return float64(g.log.Dropped()) })
+	s, err := g.build(c)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, g.counts.close(context.Background()))
+	}
+	g.setup.Store(s)
+	if err := g.export(); err != nil {
+		return nil, errors.Join(err, g.Close(context.Background()))
 	}
 	g.health.SetReady()
 	return g, nil
+}
+
+// export makes the metrics that are read, not counted.
+func (g *Gateway) export() error {
+	return errors.Join(
+		g.counts.export(g.metrics),
+		g.metrics.CounterFunc("weir_telemetry_log_lines_dropped_total", "Log lines that the writer was too slow for.",
+			func() float64 { return float64(g.log.Dropped()) }),
+		g.metrics.CounterFunc("weir_auth_unknown_plans_total", "Requests whose token names a plan that is not there; they have the plan default.",
+			func() float64 { return float64(g.unknownPlans.Load()) }),
+		g.metrics.CounterFunc("weir_auth_failures_total", "Requests whose key or token is not valid.",
+			func() float64 { return float64(g.attempts.failed.Load()) }),
+		g.metrics.CounterFunc("weir_auth_failures_limited_total", "Requests with a key or token that were refused unseen, because their network had failed too often.",
+			func() float64 { return float64(g.attempts.refused.Load()) }),
+	)
 }
 
 // Logger writes the process's own messages beside the log of requests.
@@ -78,18 +110,21 @@ func (g *Gateway) Ready() http.Handler { return g.health.Ready() }
 func (g *Gateway) Drain() { g.health.SetNotReady("shutting down") }
 
 // Close writes what the log still holds, for as long as ctx allows, and closes
-// idle connections.
+// idle connections, those to the shared store among them.
 func (g *Gateway) Close(ctx context.Context) error {
-	for _, u := range g.setup.upstreams {
-		u.pool.Close()
+	s := g.setup.Load()
+	for _, u := range s.upstreams {
+		if u.pool != nil {
+			u.pool.Close()
+		}
 	}
-	return g.log.Flush(ctx)
+	return errors.Join(s.callers.Close(), g.counts.close(ctx), g.log.Flush(ctx))
 }
 
 // Server makes the server for the configuration's listen address, with the
 // limits that concern connections. The caller gives it a listener.
 func (g *Gateway) Server() *http.Server {
-	l := g.setup.config.Limits
+	l := g.setup.Load().config.Limits
 	return &http.Server{
 		Handler:           g,
 		ReadHeaderTimeout: l.HeaderTimeout,
@@ -113,6 +148,11 @@ const statusClientLeft = 499
 // ServeHTTP serves one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(g, w, r)
+	g.serve(x, x.route)
+}
+
+// serve takes an exchange through its steps, and ends it whatever they do.
+func (g *Gateway) serve(x *exchange, steps func() error) {
 	defer x.finish()
 	defer func() {
 		p := recover()
@@ -126,7 +166,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			x.refuse(&weir.Problem{Detail: "Something went wrong here. The log has the request's X-Request-Id.", Err: x.err})
 		}
 	}()
-	if err := x.route(); err != nil {
+	if err := steps(); err != nil {
 		x.fail(err)
 	}
 }

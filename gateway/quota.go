@@ -2,9 +2,9 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
-	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,26 +14,34 @@ import (
 )
 
 // reserve takes from all policies of the caller's plan and of the route, or from
-// none.
+// none: what is known of the request's cost, and a guess of the rest. settle
+// corrects it.
 func (x *exchange) reserve() error {
 	if x.reserved {
 		return nil
 	}
-	x.listTakes(1)
+	x.listTakes(func(t *ratelimit.Take) {
+		if x.decides && (t.Policy.Concurrent > 0 || t.Policy.Unit != ratelimit.Requests) {
+			return // its end will not be seen, nor its body
+		}
+		t.Cost = x.cost(t)
+		if t.Policy.Concurrent > 0 {
+			t.ID = x.slotID()
+		}
+	})
+	if len(x.takes) == 0 {
+		return nil
+	}
 	allowed, err := x.setup.counts.Take(x.r.Context(), x.takes, time.Now())
 	if err != nil {
-		x.takes = nil
-		x.uncounted = true
+		x.takes, x.uncounted = nil, true
+		if x.r.Context().Err() != nil {
+			return x.r.Context().Err()
+		}
+		x.storeMode = storeClosed
 		return ratelimit.Unavailable(err)
 	}
-	for i := range x.takes {
-		t := &x.takes[i]
-		decision := telemetry.ResultAllowed
-		if !t.Decision.Allowed {
-			decision = telemetry.ResultDenied
-		}
-		x.gateway.metrics.Decision(t.Policy.Scope, t.Policy.Name, decision)
-	}
+	x.countDecisions()
 	if allowed {
 		x.reserved = true
 		return nil
@@ -46,39 +54,118 @@ func (x *exchange) reserve() error {
 	return p
 }
 
+func (x *exchange) countDecisions() {
+	for i := range x.takes {
+		t := &x.takes[i]
+		decision := telemetry.ResultAllowed
+		switch {
+		case t.Mode == ratelimit.Open:
+			x.storeMode = storeOpen
+			continue
+		case t.Mode == ratelimit.Local:
+			x.storeMode = storeLocal
+		}
+		switch {
+		case t.Decision.Allowed:
+		case t.Policy.Shadow:
+			decision = telemetry.ResultShadow
+			if x.shadow == "" {
+				x.shadow = t.Policy.Name
+			}
+		default:
+			decision = telemetry.ResultDenied
+		}
+		x.gateway.metrics.Decision(t.Policy.Scope, t.Policy.Name, decision)
+	}
+}
+
+// The values of Weir-Store, which stands in answers that the shared store had no
+// say in: what was done instead.
+const (
+	storeLocal  = "local"
+	storeOpen   = "open"
+	storeClosed = "closed"
+)
+
 // peek looks at the policies, for the fields of an answer that takes nothing.
 func (x *exchange) peek() {
 	if x.reserved {
 		return
 	}
-	x.listTakes(0)
+	x.listTakes(func(*ratelimit.Take) {})
+	if len(x.takes) == 0 {
+		return
+	}
 	if _, err := x.setup.counts.Take(x.r.Context(), x.takes, time.Now()); err != nil {
 		x.takes = nil
 	}
 }
 
 // giveBack returns what was reserved for an answer that never came.
-func (x *exchange) giveBack() {
+func (x *exchange) giveBack() { x.settle(amounts{}) }
+
+// settle ends what reserve began, once: it charges what was used in place of what
+// was reserved, and frees the slots.
+func (x *exchange) settle(used amounts) {
 	if !x.reserved {
 		return
 	}
-	for i := range x.takes {
-		x.takes[i].Cost = -x.takes[i].Cost
-	}
-	if err := x.setup.counts.Settle(context.WithoutCancel(x.r.Context()), x.takes, time.Now()); err != nil {
-		x.gateway.Logger().Warn("a quota could not be given back", "request_id", x.id, "error", err.Error())
-	}
 	x.reserved = false
+	due := make([]ratelimit.Take, 0, len(x.takes))
+	var from [ratelimit.MaxTakes]int
+	for i, t := range x.takes {
+		if t.Mode == ratelimit.Open || t.Policy.Shadow && !t.Decision.Allowed {
+			continue // nothing was taken
+		}
+		if t.Policy.Concurrent > 0 {
+			t.Cost = -1
+		} else {
+			t.Cost = used.of(t.Policy.Unit) - t.Cost
+		}
+		if t.Cost != 0 {
+			from[len(due)] = i
+			due = append(due, t)
+		}
+	}
+	if len(due) == 0 {
+		return
+	}
+	// Also for a client that has left.
+	err := x.setup.counts.Settle(context.WithoutCancel(x.r.Context()), due, time.Now())
+	if err != nil {
+		x.gateway.Logger().Warn("a quota could not be settled", "request_id", x.id, "error", err.Error())
+		return
+	}
+	for i, t := range due {
+		x.takes[from[i]].Decision = t.Decision
+	}
 }
 
-func (x *exchange) listTakes(cost int64) {
-	plan := x.setup.plans[x.plan]
+// listTakes makes the takes of all policies that apply to the request, and lets
+// fill add what they cost.
+func (x *exchange) listTakes(fill func(*ratelimit.Take)) {
+	x.takes = nil
+	if x.exempt {
+		return
+	}
+	plan := x.setup.policiesOf(x.caller.ID, x.plan)
 	x.takes = make([]ratelimit.Take, 0, len(plan)+len(x.chosen.policies))
 	for _, policies := range [][]policy{plan, x.chosen.policies} {
 		for _, p := range policies {
-			x.takes = append(x.takes, ratelimit.Take{Policy: p.Policy, Key: x.countedBy(p.by), Cost: cost})
+			t := ratelimit.Take{Policy: p.Policy, Key: x.countedBy(p.by)}
+			fill(&t)
+			x.takes = append(x.takes, t)
 		}
 	}
+}
+
+// slotID names this request among all that run, here and on other instances. It
+// is not the request's own ID, which a client may repeat.
+func (x *exchange) slotID() string {
+	if x.slot == "" {
+		x.slot = x.gateway.slots.next()
+	}
+	return x.slot
 }
 
 // countedBy gives the value that a policy counts by.
@@ -97,7 +184,9 @@ func (x *exchange) countedBy(by string) string {
 	case "global":
 		return ""
 	}
-	return strings.Join(x.r.Header[strings.TrimPrefix(by, "header:")], ",")
+	// A header may hold a secret, and be long: only its hash leaves this process.
+	sum := sha256.Sum256([]byte(strings.Join(x.r.Header[strings.TrimPrefix(by, "header:")], ",")))
+	return hex.EncodeToString(sum[:16])
 }
 
 // limits are what is left of the caller's quotas, and of the upstream's where that
@@ -106,66 +195,11 @@ func (x *exchange) limits() []dialect.Limit {
 	tightest := x.theirs
 	for i := range x.takes {
 		t := &x.takes[i]
-		unit := t.Policy.Unit
-		if unit == "" {
-			unit = ratelimit.Requests
+		if t.Policy.Shadow || t.Policy.Concurrent > 0 || t.Mode == ratelimit.Open {
+			continue
 		}
-		own := dialect.Limit{Unit: unit, Quota: t.Burst(), Remaining: t.Decision.Remaining, Full: t.Decision.Full}
+		own := dialect.Limit{Unit: t.Policy.Unit, Quota: t.Burst(), Remaining: t.Decision.Remaining, Full: t.Decision.Full}
 		tightest = dialect.Tightest([]dialect.Limit{own}, tightest)
 	}
 	return tightest
 }
-
-// closedFor tells from an answer for how long its target admits nothing more. ours
-// are the fields that every request to it has from the configuration.
-func closedFor(d *dialect.Dialect, ours map[string]string) func(*http.Response) time.Duration {
-	set := http.Header{}
-	for name, value := range ours {
-		set.Set(name, value)
-	}
-	return func(resp *http.Response) time.Duration {
-		now := time.Now()
-		full := resp.StatusCode == http.StatusServiceUnavailable
-		// What is said to somebody's own key concerns nobody else.
-		shared := !hasOwnKey(resp.Request.Header, set)
-		if full || shared && resp.StatusCode == http.StatusTooManyRequests {
-			if wait := retryAfter(resp.Header, now); wait > 0 {
-				return wait
-			}
-		}
-		if !shared {
-			return 0
-		}
-		return d.Exhausted(resp.Header, now)
-	}
-}
-
-// hasOwnKey reports whether a request that goes out has a credential of its
-// caller's.
-func hasOwnKey(out, set http.Header) bool {
-	for _, name := range []string{"Authorization", "X-Api-Key", "Api-Key", "Cookie"} {
-		if len(out[name]) > 0 && len(set[name]) == 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// retryAfter reads when a server wants to be asked again: Retry-After-Ms before
-// Retry-After, as the clients of model APIs do. 0 says nothing.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms > 0 && ms < maxAdvice.Seconds()*1000 {
-		return time.Duration(ms * float64(time.Millisecond))
-	}
-	text := h.Get("Retry-After")
-	if s, err := strconv.ParseFloat(text, 64); err == nil && s > 0 && s < maxAdvice.Seconds() {
-		return time.Duration(s * float64(time.Second))
-	}
-	if at, err := http.ParseTime(text); err == nil && at.After(now) {
-		return min(at.Sub(now), maxAdvice)
-	}
-	return 0
-}
-
-// maxAdvice is the longest wait that is taken seriously.
-const maxAdvice = 366 * 24 * time.Hour

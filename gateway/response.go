@@ -55,6 +55,9 @@ func framedOtherwise(r *http.Request) bool {
 func (x *exchange) setFields(h http.Header) {
 	h["X-Request-Id"] = []string{x.id}
 	h["Server-Timing"] = append([]string{x.timings.Header()}, h["Server-Timing"]...)
+	if x.storeMode != "" {
+		h["Weir-Store"] = []string{x.storeMode}
+	}
 	if len(x.takes) > 0 {
 		// The upstream's own are about our account, not the caller's: they are
 		// merged with what is ours, or left out.

@@ -21,20 +21,17 @@ import (
 // builtinTarget is the target that stands for the models that ship with Weir.
 const builtinTarget = "builtin:"
 
-// maxCallers is how many counts there is room for: 32 MiB. A gateway has callers
-// in debt for a day, for many plans.
-const maxCallers = 1 << 20
-
 // setup is a configuration made ready to serve. It does not change: a request
 // keeps the one that it started with.
 type setup struct {
 	config    *config.Config
 	callers   *auth.Authenticator
 	plans     map[string][]policy
+	overrides map[string]override // by caller
 	upstreams map[string]*upstreamSetup
 	routes    []*route
 	counts    ratelimit.Store
-	bodies    bodies
+	bodies    *bodies
 	// answerTimeout is how long a client may take for its request and answer
 	// together: longer than any upstream may.
 	answerTimeout time.Duration
@@ -73,12 +70,6 @@ type route struct {
 	config   config.Route
 }
 
-// policy is a policy and whose count a request takes from.
-type policy struct {
-	*ratelimit.Policy
-	by string // caller, ip, global, plan, route, model, or header:NAME
-}
-
 // pattern is a text, or with a * at its end the beginning of one. The empty
 // pattern fits all.
 type pattern string
@@ -90,13 +81,15 @@ func (p pattern) fits(s string) bool {
 	return p == "" || string(p) == s
 }
 
-func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
+func (g *Gateway) build(c *config.Config) (*setup, error) {
 	s := &setup{
 		config:    c,
-		plans:     map[string][]policy{},
 		upstreams: map[string]*upstreamSetup{},
-		counts:    ratelimit.NewMemoryStore(maxCallers),
+		counts:    g.counts.store,
 		plain:     dialect.Plain(),
+		bodies:    &bodies{max: leastForBodies},
+		// For whoever only decides.
+		answerTimeout: time.Minute,
 	}
 	var errs []error
 	add := func(err error) {
@@ -105,17 +98,12 @@ func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
 		}
 	}
 	add(s.buildCallers(c))
-	for name, plan := range c.Plans {
-		policies, err := prepare("plan:"+name, plan.Policies)
-		s.plans[name] = policies
-		add(err)
-	}
+	add(s.buildPlans(c.Plans))
 	for name, u := range c.Upstreams {
-		add(s.buildUpstream(name, u, o, m))
+		add(s.buildUpstream(name, u, g.options, g.metrics))
 		s.answerTimeout = max(s.answerTimeout, u.Timeouts.Total+time.Minute)
 	}
 	answers := cache.NewMemoryStore(int64(c.Cache.Memory.MaxBytes))
-	s.bodies.max = leastForBodies
 	for _, r := range c.Routes {
 		s.bodies.max = max(s.bodies.max, 2*int64(r.MaxBody))
 		add(s.buildRoute(r, answers))
@@ -128,7 +116,7 @@ func build(c *config.Config, o Options, m *telemetry.Metrics) (*setup, error) {
 		// A plain body is read only where something depends on it: it may be long.
 		r.reads = needsModel || r.cache != nil || r.upstream.dialect.Name() != s.plain.Name()
 	}
-	return s, s.exportGauges(m, answers)
+	return s, s.exportGauges(g.metrics, answers)
 }
 
 func (s *setup) buildCallers(c *config.Config) error {
@@ -136,7 +124,14 @@ func (s *setup) buildCallers(c *config.Config) error {
 	for i, k := range c.Callers.Keys {
 		keys[i] = auth.Key{Caller: k.Caller, Key: k.Key, Plan: k.Plan}
 	}
+	var jwt *auth.JWT
+	if j := c.Callers.JWT; j != nil {
+		jwt = &auth.JWT{Issuer: j.Issuer, Audience: j.Audience, JWKSURL: j.JWKSURL, CallerClaim: j.CallerClaim, PlanClaim: j.PlanClaim}
+	}
 	a, err := auth.New(auth.Options{
+		JWT:            jwt,
+		Allow:          c.Callers.Allow,
+		Deny:           c.Callers.Deny,
 		Identify:       c.Callers.Identify,
 		Require:        c.Callers.Require,
 		TrustedProxies: c.Callers.TrustedProxies,
@@ -150,22 +145,6 @@ func (s *setup) buildCallers(c *config.Config) error {
 	}
 	s.callers = a
 	return nil
-}
-
-func prepare(scope string, configured []config.Policy) ([]policy, error) {
-	policies := make([]policy, 0, len(configured))
-	for _, p := range configured {
-		ready, err := ratelimit.Policy{Name: p.Name, Scope: scope, Quota: p.Quota, Window: p.Window, Burst: p.Burst, Unit: p.Unit}.Prepare()
-		if err != nil {
-			return nil, fmt.Errorf("%s: policy %q: %w", scope, p.Name, err)
-		}
-		by := p.By
-		if name, isHeader := strings.CutPrefix(by, "header:"); isHeader {
-			by = "header:" + http.CanonicalHeaderKey(name)
-		}
-		policies = append(policies, policy{Policy: ready, by: by})
-	}
-	return policies, nil
 }
 
 func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *telemetry.Metrics) error {
@@ -260,6 +239,9 @@ func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
 	if slices.Contains(r.methods, http.MethodGet) && !slices.Contains(r.methods, http.MethodHead) {
 		r.methods = append(slices.Clone(r.methods), http.MethodHead)
 	}
+	if c.Upstream == "" && s.config.Decide != nil {
+		r.upstream = &upstreamSetup{dialect: s.plain, bases: []string{""}}
+	}
 	if r.upstream == nil {
 		return fmt.Errorf("route %q: upstream %q is not there", c.Name, c.Upstream)
 	}
@@ -269,10 +251,8 @@ func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
 	if r.policies, err = prepare("route:"+c.Name, c.Policies); err != nil {
 		return err
 	}
-	for plan, policies := range s.plans {
-		if n := len(policies) + len(r.policies); n > ratelimit.MaxTakes {
-			return fmt.Errorf("route %q: %d policies with those of plan %q: want at most %d", c.Name, n, plan, ratelimit.MaxTakes)
-		}
+	if n := s.mostPolicies() + len(r.policies); n > ratelimit.MaxTakes {
+		return fmt.Errorf("route %q: %d policies with those of a plan: want at most %d", c.Name, n, ratelimit.MaxTakes)
 	}
 	if c.Cache.Mode == "inference" {
 		r.cache, err = cache.New(cache.Options{
@@ -300,6 +280,13 @@ func (s *setup) needsModel() bool {
 			return true
 		}
 	}
+	for _, o := range s.overrides {
+		for _, policies := range o.policies {
+			if byModel(policies) {
+				return true
+			}
+		}
+	}
 	return slices.ContainsFunc(s.routes, func(r *route) bool { return r.model != "" || byModel(r.policies) })
 }
 
@@ -311,8 +298,9 @@ func byModel(policies []policy) bool {
 func labels(c *config.Config) telemetry.Labels {
 	l := telemetry.Labels{Policies: map[string][]string{}}
 	for name, plan := range c.Plans {
-		for _, p := range plan.Policies {
-			l.Policies["plan:"+name] = append(l.Policies["plan:"+name], p.Name)
+		l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(plan.Policies)...)
+		for _, o := range c.Callers.Overrides {
+			l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(o.Policies)...)
 		}
 	}
 	for name := range c.Upstreams {
@@ -320,9 +308,7 @@ func labels(c *config.Config) telemetry.Labels {
 	}
 	for _, r := range c.Routes {
 		l.Routes = append(l.Routes, r.Name)
-		for _, p := range r.Policies {
-			l.Policies["route:"+r.Name] = append(l.Policies["route:"+r.Name], p.Name)
-		}
+		l.Policies["route:"+r.Name] = append(l.Policies["route:"+r.Name], policyNames(r.Policies)...)
 	}
 	return l
 }
@@ -333,10 +319,6 @@ func (s *setup) exportGauges(m *telemetry.Metrics, answers *cache.MemoryStore) e
 		m.GaugeFunc("weir_cache_entries", "Cached answers in memory.", func() float64 { return float64(answers.Stats().Entries) }),
 		m.GaugeFunc("weir_gateway_body_bytes", "Bytes of request bodies in memory.", func() float64 { return float64(s.bodies.held.Load()) }),
 		m.CounterFunc("weir_cache_evictions_total", "Fresh answers that made room for others.", func() float64 { return float64(answers.Stats().Evictions) }),
-	}
-	if counts, ok := s.counts.(*ratelimit.MemoryStore); ok {
-		errs = append(errs, m.CounterFunc("weir_ratelimit_keys_evicted_total", "Callers in debt whose count made room for others.",
-			func() float64 { return float64(counts.Evicted()) }))
 	}
 	for name, u := range s.upstreams {
 		errs = append(errs, m.GaugeFunc("weir_upstream_requests_in_flight", "Requests at the upstream now.",

@@ -32,37 +32,53 @@ type State struct {
 // A cost above the burst is denied before anything is multiplied: costs come from
 // clients.
 func (p *Policy) Decide(s State, cost, now int64) (State, Decision) {
-	g := p.ready
+	var d Decision
+	p.ready.decide(&s, cost, now, &d)
+	return s, d
+}
+
+// decide is Decide in place: to pass states and decisions around costs more than to
+// make them.
+func (g *gauge) decide(s *State, cost, now int64, d *Decision) {
 	cost = max(cost, 0)
 	switch g.kind {
 	case bucket:
-		full, d := g.decide(time.Duration(s.At), time.Duration(now), cost)
-		return State{At: int64(full)}, d
+		s.At = int64(g.decideBucket(time.Duration(s.At), time.Duration(now), cost, d))
+		s.Used, s.Before = 0, 0
 	case slots:
-		return g.decideSlots(s, cost)
+		*s, *d = g.decideSlots(*s, cost)
+	default:
+		*s, *d = g.decideWindow(*s, cost, now)
 	}
-	return g.decideWindow(s, cost, now)
 }
 
 // Settle corrects a count by cost: a negative one gives units back, never above
 // the burst, and to the window only in which they were taken; a positive one is
 // charged even where it exceeds what is left. taken is when the units were taken,
-// by the clock of now; 0 means now.
+// by the clock of now; 0 means now. Of slots a negative cost frees one.
 func (p *Policy) Settle(s State, cost, taken, now int64) State {
 	g := p.ready
 	switch g.kind {
 	case bucket:
 		return State{At: int64(g.settle(time.Duration(s.At), time.Duration(now), cost))}
 	case slots:
-		s.Used = max(s.Used+max(cost, -s.Used), 0)
+		if s.Used = max(s.Used, 0); cost < 0 && s.Used > 0 {
+			s.Used-- // whatever the cost: it is one slot
+		}
 		return s
 	}
 	return g.settleWindow(s, cost, taken, now)
 }
 
 // WindowEnd is when the aligned window of now ends, for algorithms that have
-// windows; both are in nanoseconds since the Unix epoch.
-func (p *Policy) WindowEnd(now int64) int64 { return p.ready.windowEnd(now) }
+// windows; both are in nanoseconds since the Unix epoch. For slots, which have
+// none, it is now.
+func (p *Policy) WindowEnd(now int64) int64 {
+	if p.ready.kind == slots {
+		return now
+	}
+	return p.ready.windowEnd(now)
+}
 
 // Interval is the time in which one unit comes back, rounded up to a whole
 // nanosecond, so that the policy is never exceeded. The rate is lower than asked
@@ -92,6 +108,7 @@ type gauge struct {
 	burst    int64         // units
 	interval time.Duration // in which one unit comes back
 	capacity time.Duration // burst * interval
+	perNano  float64       // 1 / interval
 	window   time.Duration
 	text     string // the item of the RateLimit-Policy field
 }
@@ -121,6 +138,7 @@ func newGauge(p *Policy) *gauge {
 	if g.kind != slots {
 		g.interval = p.interval()
 		g.capacity = time.Duration(g.burst) * g.interval
+		g.perNano = 1 / float64(g.interval)
 	}
 	// The same policy as a bucket and as windows has counts of different meaning.
 	g.id += uint64(g.kind)
@@ -131,41 +149,51 @@ func newGauge(p *Policy) *gauge {
 	return g
 }
 
-// decide is the generic cell rate algorithm. full is the time at which the
+// decideBucket is the generic cell rate algorithm. full is the time at which the
 // bucket is full again, now the time of the take; both count from the same
 // start. It returns the new full, which is the old one when the take is denied.
-func (g *gauge) decide(full, now time.Duration, cost int64) (time.Duration, Decision) {
-	full = max(full, now)
-	if cost > g.burst {
-		return full, g.state(full, now, Decision{RetryAfter: weir.Never})
+func (g *gauge) decideBucket(full, now time.Duration, cost int64, d *Decision) time.Duration {
+	full = min(max(full, now), now+maxDebt) // the bound is for states that no take has left
+	d.Allowed, d.RetryAfter = false, weir.Never
+	if cost <= g.burst {
+		next := full + time.Duration(cost)*g.interval
+		if d.RetryAfter = next - now - g.capacity; d.RetryAfter <= 0 {
+			d.Allowed, d.RetryAfter, full = true, 0, next
+		}
 	}
-	next := full + time.Duration(cost)*g.interval
-	if wait := next - now - g.capacity; wait > 0 {
-		return full, g.state(full, now, Decision{RetryAfter: wait})
-	}
-	return next, g.state(next, now, Decision{Allowed: true})
-}
-
-// state adds what is left to d.
-func (g *gauge) state(full, now time.Duration, d Decision) Decision {
-	d.Full = max(full-now, 0)
+	d.Full = full - now
+	d.Remaining, d.Reset = 0, 0
 	free := g.capacity - d.Full
 	if free < 0 { // charged beyond the burst by Settle
 		d.Reset = g.interval - free
-		return d
+		return full
 	}
-	d.Remaining = int64(free / g.interval)
-	if d.Remaining < g.burst {
-		d.Reset = g.interval - free%g.interval
+	n := g.units(free)
+	if d.Remaining = n; n < g.burst {
+		d.Reset = time.Duration(n+1)*g.interval - free
 	}
-	return d
+	return full
+}
+
+// units is free/interval. A division would cost more than all else in a decision;
+// the product of doubles is off by less than one, as the quotient is below 2^50.
+func (g *gauge) units(free time.Duration) int64 {
+	n := int64(float64(free) * g.perNano)
+	switch rest := free - time.Duration(n)*g.interval; {
+	case rest < 0:
+		n--
+	case rest >= g.interval:
+		n++
+	}
+	return n
 }
 
 // settle moves full by cost units: back, but not before now, or on, however far.
 func (g *gauge) settle(full, now time.Duration, cost int64) time.Duration {
 	most := int64(maxDebt / g.interval)
 	cost = min(max(cost, -most), most)
-	return min(max(max(full, now)+time.Duration(cost)*g.interval, now), now+maxDebt)
+	full = min(max(full, now), now+maxDebt)
+	return min(max(full+time.Duration(cost)*g.interval, now), now+maxDebt)
 }
 
 // idle reports whether s is as good as never used.
@@ -175,6 +203,7 @@ func (g *gauge) idle(s State, now int64) bool {
 
 func (g *gauge) decideSlots(s State, cost int64) (State, Decision) {
 	d := Decision{Allowed: true}
+	s.Used = max(s.Used, 0)
 	if cost > 0 {
 		if s.Used < g.burst {
 			s.Used++

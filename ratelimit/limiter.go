@@ -135,6 +135,8 @@ func (l *Limiter) Settle(ctx context.Context, takes []Take, used int64) error {
 	due := make([]Take, 0, len(takes))
 	for _, t := range takes {
 		switch {
+		case !t.Decision.Allowed: // in shadow: it gave nothing
+			continue
 		case t.Policy.Concurrent > 0:
 			t.Cost = -1
 		default:

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -69,28 +70,44 @@ func (s *MemoryStore) Held() int { return s.held.len() }
 // Take implements Store. It takes under the locks of all counts at once, so
 // that exactly what fits is admitted, whatever runs beside it.
 func (s *MemoryStore) Take(_ context.Context, takes []Take, now time.Time) (bool, error) {
+	if len(takes) == 1 {
+		if t := &takes[0]; t.Policy != nil && t.Policy.ready != nil && t.Policy.ready.kind == bucket {
+			return s.takeOne(t, s.unix(now)), nil
+		}
+	}
 	if err := Check(takes); err != nil {
 		return false, err
 	}
-	at := s.unix(now)
-	if len(takes) == 1 && takes[0].Policy.ready.kind == bucket {
-		t := &takes[0]
-		g := t.Policy.ready
-		hash := s.hash(g, t.Key)
-		b := s.buckets.group(hash)
-		b.mu.Lock()
-		was := b.find(g.tag(hash))[0]
-		full, d := g.decide(time.Duration(was), time.Duration(at), max(t.Cost, 0))
-		evicted := d.Allowed && int64(full) != was && int64(full) > at && b.put(g.tag(hash), [1]int64{int64(full)}, at)
-		b.mu.Unlock()
-		t.Decision, t.Taken = d, at
-		if evicted {
-			s.evicted.Add(1)
-		}
-		return d.Allowed || g.shadow, nil
-	}
-	c := call{store: s, takes: takes, now: at}
+	c := call{store: s, takes: takes, now: s.unix(now)}
 	return c.take(), nil
+}
+
+// takeOne is the way of most requests: one bucket, under one lock.
+func (s *MemoryStore) takeOne(t *Take, now int64) bool {
+	g := t.Policy.ready
+	hash := s.hash(g, t.Key)
+	tag, evicted := g.tag(hash), false
+	b := s.buckets.group(hash)
+	b.mu.Lock()
+	own := b.own(tag)
+	full := now
+	if own != nil {
+		full = own.cell[0]
+	}
+	next := g.decideBucket(time.Duration(full), time.Duration(now), max(t.Cost, 0), &t.Decision)
+	switch {
+	case int64(next) <= now: // nothing is used
+	case own != nil:
+		own.tag, own.cell[0] = tag, int64(next)
+	default:
+		evicted = b.put(tag, [1]int64{int64(next)}, now)
+	}
+	b.mu.Unlock()
+	t.Taken = now
+	if evicted {
+		s.evicted.Add(1)
+	}
+	return t.Decision.Allowed || g.shadow
 }
 
 // Settle implements Store.
@@ -107,7 +124,10 @@ func (s *MemoryStore) Settle(_ context.Context, takes []Take, now time.Time) err
 
 // unix is now by the store's clock, which starts with the system's and does not
 // jump with it.
-func (s *MemoryStore) unix(now time.Time) int64 { return s.epoch + max(0, int64(now.Sub(s.start))) }
+func (s *MemoryStore) unix(now time.Time) int64 {
+	// To the year 2116: then no sum with a debt overflows.
+	return min(s.epoch+min(max(0, int64(now.Sub(s.start))), math.MaxInt64/2), math.MaxInt64/2)
+}
 
 func (s *MemoryStore) hash(g *gauge, key string) uint64 {
 	// The multiplication spreads the policy's part over all bits; the seeded
@@ -134,26 +154,25 @@ func (c *call) take() bool {
 	allowed := true
 	for i := range c.takes {
 		t := &c.takes[i]
-		was := c.state(i)
-		if t.Policy.ready.kind == slots && c.holds(i) {
-			c.states[i] = was
-			_, t.Decision = t.Policy.Decide(was, 0, c.now)
-			t.Decision.Allowed, t.Taken = true, c.now
-			continue
+		g, cost := t.Policy.ready, t.Cost
+		c.state(i)
+		if g.kind == slots && c.holds(i) {
+			cost = 0
 		}
-		c.states[i], t.Decision = t.Policy.Decide(was, t.Cost, c.now)
+		g.decide(&c.states[i], cost, c.now, &t.Decision)
 		t.Taken = c.now
 		allowed = allowed && (t.Decision.Allowed || t.Policy.ready.shadow)
 	}
 	for i := range c.takes {
 		t := &c.takes[i]
 		switch {
-		case !t.Decision.Allowed:
-		case allowed && t.Cost > 0:
-			c.write(i)
 		case !allowed: // what is left, is left over again: say so
-			_, t.Decision = t.Policy.Decide(c.stored(i), 0, c.now)
-			t.Decision.Allowed, t.Decision.RetryAfter = true, 0
+			yes, wait := t.Decision.Allowed, t.Decision.RetryAfter
+			c.load(i)
+			t.Policy.ready.decide(&c.states[i], 0, c.now, &t.Decision)
+			t.Decision.Allowed, t.Decision.RetryAfter = yes, wait
+		case t.Decision.Allowed && t.Cost > 0:
+			c.write(i)
 		}
 	}
 	return allowed
@@ -163,41 +182,47 @@ func (c *call) settle() {
 	c.lock()
 	defer c.unlock()
 	t := &c.takes[0]
-	if t.Policy.ready.kind == slots {
-		if t.Cost < 0 {
-			c.store.held.shard(c.hashes[0]).free(c.slotKey(0), t.ID)
-		}
-	} else if was := c.stored(0); t.Cost != 0 {
+	g := t.Policy.ready
+	c.load(0)
+	switch was := c.states[0]; {
+	case t.Cost == 0:
+	case g.kind != slots:
 		c.states[0] = t.Policy.Settle(was, t.Cost, t.Taken, c.now)
-		if g := t.Policy.ready; !g.idle(was, c.now) || !g.idle(c.states[0], c.now) {
+		if !g.idle(was, c.now) || !g.idle(c.states[0], c.now) {
 			c.write(0) // a count of nothing may not displace anybody
 		}
+	case t.Cost < 0:
+		c.store.held.shard(c.hashes[0]).free(c.slotKey(0), t.ID)
+		c.load(0)
 	}
-	_, t.Decision = t.Policy.Decide(c.stored(0), 0, c.now)
+	g.decide(&c.states[0], 0, c.now, &t.Decision)
 	t.Decision.Allowed, t.Decision.RetryAfter = true, 0
 }
 
-// state is the i-th count as the takes before it in this call leave it.
-func (c *call) state(i int) State {
+// state sets the i-th state to the count as the takes before it in this call leave
+// it.
+func (c *call) state(i int) {
 	for j := i - 1; j >= 0; j-- {
 		if c.hashes[j] == c.hashes[i] && c.takes[j].Policy.ready.id == c.takes[i].Policy.ready.id && c.takes[j].Decision.Allowed {
-			return c.states[j]
+			c.states[i] = c.states[j]
+			return
 		}
 	}
-	return c.stored(i)
+	c.load(i)
 }
 
-// stored is the i-th count as it is.
-func (c *call) stored(i int) State {
+// load sets the i-th state to the count as it is.
+func (c *call) load(i int) {
 	g, hash := c.takes[i].Policy.ready, c.hashes[i]
 	switch g.kind {
 	case bucket:
-		return State{At: c.store.buckets.group(hash).find(g.tag(hash))[0]}
+		c.states[i] = State{At: c.store.buckets.group(hash).find(g.tag(hash))[0]}
 	case slots:
-		return State{Used: int64(len(c.store.held.shard(hash).by[c.slotKey(i)]))}
+		c.states[i] = State{Used: int64(len(c.store.held.shard(hash).by[c.slotKey(i)]))}
+	default:
+		w := c.store.windows().group(hash).find(g.tag(hash))
+		c.states[i] = State{At: w[0], Used: w[1], Before: w[2]}
 	}
-	w := c.store.windows().group(hash).find(g.tag(hash))
-	return State{At: w[0], Used: w[1], Before: w[2]}
 }
 
 func (c *call) write(i int) {

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -81,9 +82,10 @@ func (p Policy) Prepare() (*Policy, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	p.Unit, p.Burst = p.unit(), p.burst()
-	if p.Algorithm == "" && p.Concurrent == 0 {
-		p.Algorithm = TokenBucket
+	p.Unit = p.unit()
+	if p.Concurrent == 0 {
+		p.Burst = p.burst()
+		p.Algorithm = cmp.Or(p.Algorithm, TokenBucket)
 	}
 	p.ready = newGauge(&p)
 	return &p, nil
@@ -223,7 +225,11 @@ func ParsePolicy(s string) (Policy, error) {
 	}
 	if !found {
 		if len(words) == 2 && words[1] == "concurrent" {
-			return Policy{Concurrent: quota}, nil
+			p := Policy{Concurrent: quota}
+			if err := p.Validate(); err != nil {
+				return Policy{}, err
+			}
+			return p, nil
 		}
 		return Policy{}, errPolicyForm()
 	}

@@ -46,6 +46,7 @@ func TestParsePolicy(t *testing.T) {
 	}
 	bad("5 bananas/minute", `unit: "bananas": want one of requests, tokens`)
 	bad("2000000/1ms", "at most one a nanosecond")
+	bad("9000000000000000000 concurrent", "want at most 999999999999999")
 }
 
 func TestPolicyString(t *testing.T) {
@@ -82,8 +83,33 @@ func TestPrepareRefusesWhatCannotBeCounted(t *testing.T) {
 	}
 }
 
+func TestPrepareChangesNothingThatIsPrepared(t *testing.T) {
+	for _, p := range append(extremes(t), shared(t)...) {
+		again := prepare(t, *p)
+		if got, want := again.Concurrent+again.Burst, p.Concurrent+p.Burst; got != want || again.Algorithm != p.Algorithm || again.Unit != p.Unit || again.String() != p.String() {
+			t.Errorf("%+v becomes %+v", *p, *again)
+		}
+	}
+}
+
+func TestPrepareFillsInTheDefaults(t *testing.T) {
+	for _, c := range []struct{ in, want ratelimit.Policy }{
+		{ratelimit.Policy{Quota: 5, Window: time.Minute}, ratelimit.Policy{Quota: 5, Window: time.Minute, Burst: 5, Unit: ratelimit.Requests, Algorithm: ratelimit.TokenBucket}},
+		{ratelimit.Policy{Quota: 5, Window: time.Minute, Algorithm: ratelimit.FixedWindow}, ratelimit.Policy{Quota: 5, Window: time.Minute, Burst: 5, Unit: ratelimit.Requests, Algorithm: ratelimit.FixedWindow}},
+		{ratelimit.Policy{Concurrent: 7}, ratelimit.Policy{Concurrent: 7, Unit: ratelimit.Requests}},
+	} {
+		p := prepare(t, c.in)
+		if got := (ratelimit.Policy{Quota: p.Quota, Window: p.Window, Burst: p.Burst, Unit: p.Unit, Algorithm: p.Algorithm, Concurrent: p.Concurrent}); got != c.want {
+			t.Errorf("%+v becomes %+v, want %+v", c.in, got, c.want)
+		}
+		if tk := (ratelimit.Take{Policy: p}); tk.Burst() != max(c.want.Burst, c.want.Concurrent) {
+			t.Errorf("%+v: a burst of %d", c.in, tk.Burst())
+		}
+	}
+}
+
 func FuzzParsePolicy(f *testing.F) {
-	for _, s := range []string{"5/minute", "100 per 1h", "200000 tokens/minute", "20 concurrent", "5 per 9223372036854775807w"} {
+	for _, s := range []string{"5/minute", "100 per 1h", "200000 tokens/minute", "20 concurrent", "9000000000000000000 concurrent", "5 per 9223372036854775807w"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -48,12 +48,20 @@ func (g *gauge) tag(hash uint64) uint64 {
 	return hash&^(1<<scaleBits-1) | uint64(g.scale)
 }
 
+// own returns the tag's slot, nil where it has none. The caller holds b.mu.
+func (b *group[C]) own(tag uint64) *slot[C] {
+	for i := range b.slots {
+		if (b.slots[i].tag^tag)>>scaleBits == 0 {
+			return &b.slots[i]
+		}
+	}
+	return nil
+}
+
 // find returns the tag's cell, zero where it has none.
 func (b *group[C]) find(tag uint64) (none C) {
-	for i := range b.slots {
-		if b.slots[i].tag>>scaleBits == tag>>scaleBits {
-			return b.slots[i].cell
-		}
+	if s := b.own(tag); s != nil {
+		return s.cell
 	}
 	return none
 }

@@ -145,6 +145,7 @@ func TestTransportWaitsAsLongAsTold(t *testing.T) {
 		{"waits for Retry-After in seconds", answer(429, "Retry-After: 7"), 7 * time.Second},
 		{"waits for a fraction of a second", answer(429, "Retry-After: 0.25"), 250 * time.Millisecond},
 		{"waits for Retry-After with 503 too", answer(503, "Retry-After: 7"), 7 * time.Second},
+		{"waits for Retry-After with 529 too, which Anthropic says for 503", answer(529, "Retry-After: 7"), 7 * time.Second},
 		{"prefers retry-after-ms, which is exact", answer(429, "Retry-After-Ms: 1500.5", "Retry-After: 7"), 1500500 * time.Microsecond},
 		{"takes Retry-After where retry-after-ms is no number", answer(429, "Retry-After-Ms: NaN", "Retry-After: 7"), 7 * time.Second},
 		{"reads an HTTP date", answer(429, "Retry-After: Sat, 01 Jan 2000 00:00:20 GMT"), 20 * time.Second},

@@ -39,6 +39,7 @@ func (g *gauge) windowEnd(now int64) int64 {
 // time.
 func (g *gauge) roll(s State, now int64) State {
 	length := int64(g.window)
+	s.Used, s.Before = min(max(s.Used, 0), maxUsed), min(max(s.Before, 0), maxUsed)
 	switch {
 	case g.kind == fixed && s.At <= now:
 		return State{At: g.windowEnd(now)}
@@ -46,6 +47,10 @@ func (g *gauge) roll(s State, now int64) State {
 		return s
 	case s.At <= now:
 		return State{At: g.windowEnd(now) + length}
+	case s.At-length <= now && g.windowEnd(s.At-1) != s.At:
+		// Counted in windows of another length, which began not long ago: before
+		// the policy was changed. As used before, it would be as good as forgotten.
+		return State{At: g.windowEnd(now) + length, Used: min(s.Used+s.Before, maxUsed)}
 	case s.At-length <= now:
 		return State{At: g.windowEnd(now) + length, Before: s.Used}
 	}

@@ -53,8 +53,9 @@ type Entry struct {
 	Usage          weir.Usage
 	UsageEstimated bool
 	// Cache is the value of Cache-Status, Policy the name of the policy that
-	// refused the request.
-	Cache, Policy string
+	// refused the request, Shadow the first in shadow mode that would have. Store is
+	// what was done while the shared store was away: local, open or closed.
+	Cache, Policy, Shadow, Store string
 	// Error is the cause of a failure in full. What follows a "?" in it is
 	// replaced, because errors of net/http repeat whole URLs.
 	Error string

@@ -12,12 +12,8 @@ import (
 
 // introduce says what is served where. For the built-in models it gives lines to
 // paste.
-func introduce(w io.Writer, s *service, public, private net.Addr) {
-	scheme := "http"
-	if s.config.TLS != nil {
-		scheme = "https"
-	}
-	base := scheme + "://" + reachable(public)
+func introduce(w io.Writer, s *service) {
+	base := s.callers.base()
 	var text strings.Builder
 	fmt.Fprintf(&text, "Weir serves on %s\n\n", base)
 	for _, r := range s.config.Routes {
@@ -32,7 +28,10 @@ func introduce(w io.Writer, s *service, public, private net.Addr) {
 		text.WriteByte('\n')
 	}
 	text.WriteString(quotas(s.config))
-	fmt.Fprintf(&text, "\nMetrics and health: http://%s/metrics, /healthz, /readyz\n", reachable(private))
+	fmt.Fprintf(&text, "\nMetrics and health: %s/metrics, /healthz, /readyz\n", s.operators.base())
+	if s.deciders != nil {
+		fmt.Fprintf(&text, "Decisions for other servers: %s\n", s.deciders.base())
+	}
 	text.WriteString(try(s, base))
 	_, _ = io.WriteString(w, text.String()) // whom nobody reads can serve all the same
 }
@@ -88,6 +87,8 @@ func reachable(a net.Addr) string {
 
 func targets(u config.Upstream) string {
 	switch n := len(u.Targets); {
+	case n == 0:
+		return "decisions only"
 	case isBuiltin(u):
 		return "the built-in model"
 	case n > 1:

@@ -4,9 +4,55 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"syscall"
 )
+
+// server is one of the servers of a service, at an address of the configuration.
+type server struct {
+	*http.Server
+	key, address string
+	secured      bool         // by its TLSConfig, which net/http sets in any case
+	listener     net.Listener // nil until listen
+}
+
+// server has the limits that concern connections, whoever is at the other end.
+func (s *service) server(key, address string, h http.Handler) *server {
+	v := &server{Server: s.gateway.Server(), key: key, address: address}
+	v.Handler = h
+	return v
+}
+
+// servers are those that the configuration asks for.
+func (s *service) servers() []*server {
+	all := []*server{s.callers, s.operators}
+	if s.deciders != nil {
+		all = append(all, s.deciders)
+	}
+	return all
+}
+
+func (v *server) listen() (err error) {
+	v.listener, err = listen(v.key, v.address)
+	return err
+}
+
+// serve answers until the server is shut down, or something fails.
+func (v *server) serve() error {
+	if v.secured {
+		return v.ServeTLS(v.listener, "", "") // the certificate is in TLSConfig
+	}
+	return v.Serve(v.listener)
+}
+
+// base is the URL of the server on this machine.
+func (v *server) base() string {
+	if v.secured {
+		return "https://" + reachable(v.listener.Addr())
+	}
+	return "http://" + reachable(v.listener.Addr())
+}
 
 // listen says what to do about an address that cannot be had. The key is that of
 // the configuration.

@@ -42,29 +42,20 @@ func (c *serveCommand) Run(ctx context.Context, out output) error {
 
 // serve listens, says where, and answers until ctx ends.
 func (s *service) serve(ctx context.Context, stdout io.Writer) error {
-	public, err := listen("listen", s.config.Listen)
-	if err != nil {
-		return err
-	}
-	defer public.Close()
-	private, err := listen("admin.listen", s.config.Admin.Listen)
-	if err != nil {
-		return err
-	}
-	defer private.Close()
-
-	ended := make(chan error, 2)
-	go func() {
-		if s.config.TLS != nil {
-			ended <- s.callers.ServeTLS(public, "", "") // the certificate is in TLSConfig
-			return
+	servers := s.servers()
+	for _, v := range servers {
+		if err := v.listen(); err != nil {
+			return err
 		}
-		ended <- s.callers.Serve(public)
-	}()
-	go func() { ended <- s.operators.Serve(private) }()
-	introduce(stdout, s, public.Addr(), private.Addr())
+		defer v.listener.Close()
+	}
+	ended := make(chan error, len(servers))
+	for _, v := range servers {
+		go func() { ended <- v.serve() }()
+	}
+	introduce(stdout, s)
 
-	running := 2
+	running := len(servers)
 	stopped, failed := s.await(ctx, ended)
 	if stopped {
 		running--

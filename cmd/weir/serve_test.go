@@ -353,8 +353,15 @@ func TestIntroduction(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got strings.Builder
-			public, private := &net.TCPAddr{IP: net.IPv4zero, Port: 65535}, &net.TCPAddr{IP: net.IPv6loopback, Port: 65534}
-			introduce(&got, &service{file: from, config: cfg}, public, private)
+			at := func(ip net.IP, port int) *server {
+				return &server{listener: bound{addr: &net.TCPAddr{IP: ip, Port: port}}}
+			}
+			s := &service{file: from, config: cfg, callers: at(net.IPv4zero, 65535), operators: at(net.IPv6loopback, 65534)}
+			s.callers.secured = cfg.TLS != nil
+			if cfg.Decide != nil {
+				s.deciders = at(net.IPv4(127, 0, 0, 1), 65533)
+			}
+			introduce(&got, s)
 			if got.String() != want {
 				t.Errorf("introduction =\n%s\nwant\n%s", got.String(), want)
 			}
@@ -421,7 +428,27 @@ routes:
 
   any method /predict/*               -> the built-in model
 `+health)
+	f("of decisions names their listener, and the routes that have no more", `
+decide: {}
+callers: {require: true, keys: [{caller: a, key: weir_a}]}
+upstreams: {models: {targets: ["builtin:"]}}
+routes:
+  - {match: {path: /app/*}}
+  - {match: {path: /predict/*}, upstream: models}
+`, "weir.yaml", `Weir serves on http://127.0.0.1:65535
+
+  any method /app/*                   -> decisions only
+  any method /predict/*               -> the built-in model
+`+health+"Decisions for other servers: http://127.0.0.1:65533\n")
 }
+
+// bound is a listener of which only the address is asked.
+type bound struct {
+	net.Listener
+	addr net.Addr
+}
+
+func (b bound) Addr() net.Addr { return b.addr }
 
 // checkLines checks what holds for every line that serve prints.
 func checkLines(t *testing.T, text string) {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,9 +19,10 @@ type service struct {
 	file      file
 	config    *config.Config
 	gateway   *gateway.Gateway
-	callers   *http.Server
-	operators *http.Server
-	running   atomic.Int64 // requests of callers
+	callers   *server
+	operators *server
+	deciders  *server      // nil: nothing is decided for others
+	running   atomic.Int64 // requests of callers, and about them
 }
 
 // prepare builds all that cfg asks for, before anything listens. What is wrong is
@@ -48,14 +47,11 @@ func prepare(f file, cfg *config.Config, out output) (*service, error) {
 		}
 		return nil, errReported
 	}
-	s.callers = g.Server()
-	s.callers.TLSConfig = secured
-	s.callers.Handler = s.counted(s.callers.Handler)
-	s.operators = &http.Server{
-		Handler:           admin.Handler(g),
-		ReadHeaderTimeout: s.callers.ReadHeaderTimeout,
-		IdleTimeout:       s.callers.IdleTimeout,
-		ErrorLog:          slog.NewLogLogger(g.Logger().Handler(), slog.LevelWarn),
+	s.callers = s.server("listen", cfg.Listen, s.counted(g))
+	s.callers.TLSConfig, s.callers.secured = secured, secured != nil
+	s.operators = s.server("admin.listen", cfg.Admin.Listen, admin.Handler(g, cfg.Admin))
+	if cfg.Decide != nil {
+		s.deciders = s.server("decide.listen", cfg.Decide.Listen, s.counted(g.Decide()))
 	}
 	return s, nil
 }

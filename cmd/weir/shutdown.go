@@ -35,9 +35,23 @@ func (s *service) shutDown() {
 	s.gateway.Drain()
 	grace, cancel := context.WithTimeout(context.Background(), s.config.ShutdownGrace)
 	defer cancel()
-	if err := s.callers.Shutdown(grace); err != nil {
+	busy := []*server{s.callers}
+	if s.deciders != nil {
+		busy = append(busy, s.deciders)
+	}
+	ended := make(chan error, len(busy))
+	for _, v := range busy {
+		go func() { ended <- v.Shutdown(grace) }()
+	}
+	cut := false
+	for range busy {
+		cut = <-ended != nil || cut
+	}
+	if cut {
 		s.gateway.Logger().Warn("requests were cut off", "after", s.config.ShutdownGrace.String())
-		_ = s.callers.Close()
+		for _, v := range busy {
+			_ = v.Close()
+		}
 		s.settle()
 	}
 	_ = s.operators.Close()

@@ -4,11 +4,18 @@
 //
 //	go run ./examples/expensive
 //	curl -i 'http://127.0.0.1:8000/expensive?n=20'
+//
+// Several copies that are given the same Redis share the limit; while it is away,
+// each enforces its share:
+//
+//	go run ./examples/expensive -listen 127.0.0.1:8001 -redis redis://127.0.0.1:6379/0
 package main
 
 import (
 	"encoding/json"
+	"flag"
 	"log"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -16,6 +23,7 @@ import (
 	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/ratelimit"
+	"github.com/inferweir/weir/redisstore"
 	"github.com/inferweir/weir/telemetry"
 )
 
@@ -37,12 +45,15 @@ func expensive(w http.ResponseWriter, r *http.Request) {
 
 // api puts the protection around it. The cache comes before the limit, so that an
 // answer from the cache costs nothing; exchange the two to count every request.
-func api() (http.Handler, error) {
+func api(counts ratelimit.Store) (http.Handler, error) {
 	answers, err := cache.New(cache.Options{TTL: time.Minute, Share: cache.ShareAll})
 	if err != nil {
 		return nil, err
 	}
-	limit, err := ratelimit.New(ratelimit.Options{Policies: []ratelimit.Policy{{Quota: 30, Window: time.Minute}}})
+	limit, err := ratelimit.New(ratelimit.Options{
+		Policies: []ratelimit.Policy{{Quota: 30, Window: time.Minute}},
+		Store:    counts,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -52,11 +63,36 @@ func api() (http.Handler, error) {
 	return mux, nil
 }
 
+// shared is where copies of this program that have the same Redis count together;
+// without one each counts in its own memory.
+func shared(url string) (ratelimit.Store, error) {
+	if url == "" {
+		return ratelimit.NewMemoryStore(0), nil
+	}
+	redis, err := redisstore.New(redisstore.Options{URL: url}) // for as long as the program runs
+	if err != nil {
+		return nil, err
+	}
+	return ratelimit.NewFallback(ratelimit.FallbackOptions{Shared: redis, Instances: redis.Instances})
+}
+
 func main() {
-	handler, err := api()
+	listen := flag.String("listen", "127.0.0.1:8000", "the `address` to serve on")
+	redis := flag.String("redis", "", "the `URL` of a Redis to count in, for example redis://127.0.0.1:6379/0")
+	flag.Parse()
+	counts, err := shared(*redis)
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := &http.Server{Addr: "127.0.0.1:8000", Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	log.Fatal(server.ListenAndServe())
+	handler, err := api(counts)
+	if err != nil {
+		log.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", *listen)
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Printf("serving http://%s/expensive?n=20", listener.Addr())
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	log.Fatal(server.Serve(listener))
 }

@@ -1,0 +1,6 @@
+package gateway_test
+
+import "flag"
+
+// ledgerSize is how many requests TestCountersEqualTheLedger makes.
+var ledgerSize = flag.Int("ledger", 3200, "requests of the test of the ledger")

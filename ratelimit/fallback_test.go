@@ -1,0 +1,159 @@
+package ratelimit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/inferweir/weir/ratelimit"
+)
+
+// absent is a store that can be away.
+type absent struct {
+	*ratelimit.MemoryStore
+	away    bool
+	settled int // takes
+}
+
+var errAway = errors.New("away")
+
+func (s *absent) Take(ctx context.Context, takes []ratelimit.Take, now time.Time) (bool, error) {
+	if s.away {
+		return false, errAway
+	}
+	return s.MemoryStore.Take(ctx, takes, now)
+}
+
+func (s *absent) Settle(ctx context.Context, takes []ratelimit.Take, now time.Time) error {
+	if s.away {
+		return errAway
+	}
+	s.settled += len(takes)
+	return s.MemoryStore.Settle(ctx, takes, now)
+}
+
+func fallback(t *testing.T, s *absent, mode ratelimit.OnFailure, instances int) *ratelimit.Fallback {
+	t.Helper()
+	f, err := ratelimit.NewFallback(ratelimit.FallbackOptions{Shared: s, OnFailure: mode, Instances: func() int { return instances }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestFallback(t *testing.T) {
+	ctx, now := context.Background(), time.Now()
+	bucket := prepare(t, ratelimit.Policy{Name: "b", Quota: 12, Window: time.Minute})
+	take := func(t *testing.T, f *ratelimit.Fallback, p *ratelimit.Policy) (bool, error, ratelimit.Take) {
+		t.Helper()
+		takes := []ratelimit.Take{{Policy: p, Key: "k", ID: fmt.Sprint(time.Now().UnixNano()), Cost: 1}}
+		allowed, err := f.Take(ctx, takes, now)
+		return allowed, err, takes[0]
+	}
+	t.Run("asks the shared store while it is there", func(t *testing.T) {
+		s := &absent{MemoryStore: ratelimit.NewMemoryStore(0)}
+		f := fallback(t, s, "", 4)
+		if allowed, err, tk := take(t, f, bucket); !allowed || err != nil || tk.Mode != ratelimit.Shared || tk.Decision.Remaining != 11 {
+			t.Errorf("%t %v %+v", allowed, err, tk)
+		}
+	})
+	for _, c := range []struct {
+		policy ratelimit.Policy
+		want   int // admitted by one of four instances
+	}{
+		{ratelimit.Policy{Name: "b", Quota: 12, Window: time.Minute}, 3},
+		{ratelimit.Policy{Name: "b", Quota: 12, Window: time.Minute, Burst: 40}, 10},
+		{ratelimit.Policy{Name: "f", Quota: 12, Window: time.Hour, Algorithm: ratelimit.FixedWindow}, 3},
+		{ratelimit.Policy{Name: "s", Quota: 12, Window: time.Hour, Algorithm: ratelimit.SlidingWindow}, 3},
+		{ratelimit.Policy{Name: "c", Concurrent: 9}, 2},
+		{ratelimit.Policy{Name: "one", Quota: 2, Window: time.Minute}, 1}, // at least one
+	} {
+		t.Run(fmt.Sprintf("enforces this instance's share of %v alone", c.policy), func(t *testing.T) {
+			f := fallback(t, &absent{away: true}, ratelimit.FailLocal, 4)
+			p, admitted := prepare(t, c.policy), 0
+			for range 50 {
+				allowed, err, tk := take(t, f, p)
+				if err != nil || tk.Mode != ratelimit.Local {
+					t.Fatalf("%v %+v", err, tk)
+				}
+				if allowed {
+					admitted++
+				}
+			}
+			if admitted != c.want {
+				t.Errorf("admitted %d, want %d", admitted, c.want)
+			}
+		})
+	}
+	t.Run("gives a share back as slowly as it is small", func(t *testing.T) {
+		f := fallback(t, &absent{away: true}, ratelimit.FailLocal, 4)
+		var last ratelimit.Take
+		for range 4 {
+			_, _, last = take(t, f, bucket)
+		}
+		if want := 20 * time.Second; last.Decision.RetryAfter != want { // 12 a minute are 3 a minute
+			t.Errorf("retry after %v, want %v", last.Decision.RetryAfter, want)
+		}
+	})
+	t.Run("lets everything through, and decides nothing", func(t *testing.T) {
+		f := fallback(t, &absent{away: true}, ratelimit.FailOpen, 4)
+		for range 50 {
+			allowed, err, tk := take(t, f, bucket)
+			if !allowed || err != nil || tk.Mode != ratelimit.Open || tk.Decision != (ratelimit.Decision{}) {
+				t.Fatalf("%t %v %+v", allowed, err, tk)
+			}
+			if ratelimit.Refusal([]ratelimit.Take{tk}) != nil {
+				t.Fatal("what is let through counts as refused")
+			}
+		}
+	})
+	t.Run("returns the store's error", func(t *testing.T) {
+		f := fallback(t, &absent{away: true}, ratelimit.FailClosed, 4)
+		if allowed, err, _ := take(t, f, bucket); allowed || !errors.Is(err, errAway) {
+			t.Errorf("%t %v", allowed, err)
+		}
+	})
+	t.Run("does not take a caller that left for a store that is away", func(t *testing.T) {
+		f := fallback(t, &absent{away: true}, ratelimit.FailOpen, 1)
+		gone, cancel := context.WithCancel(ctx)
+		cancel()
+		if allowed, err := f.Take(gone, []ratelimit.Take{{Policy: bucket, Key: "k", Cost: 1}}, now); allowed || err == nil {
+			t.Errorf("%t %v", allowed, err)
+		}
+	})
+	t.Run("settles each take where it was decided", func(t *testing.T) {
+		s := &absent{MemoryStore: ratelimit.NewMemoryStore(0)}
+		f := fallback(t, s, ratelimit.FailLocal, 4)
+		_, _, there := take(t, f, bucket)
+		s.away = true
+		var local []ratelimit.Take
+		for range 3 {
+			_, _, tk := take(t, f, bucket)
+			local = append(local, tk)
+		}
+		s.away = false
+		there.Cost = -1
+		for i := range local {
+			local[i].Cost = -1
+		}
+		if err := f.Settle(ctx, slices.Concat(local, []ratelimit.Take{there}), now); err != nil {
+			t.Fatal(err)
+		}
+		if s.settled != 1 {
+			t.Errorf("%d takes were settled in the shared store, want 1", s.settled)
+		}
+		s.away = true
+		if allowed, _, tk := take(t, f, bucket); !allowed || tk.Decision.Remaining != 2 {
+			t.Errorf("the local share was not given back: %+v", tk.Decision)
+		}
+	})
+	t.Run("refuses modes that it does not know", func(t *testing.T) {
+		_, err := ratelimit.NewFallback(ratelimit.FallbackOptions{Shared: &absent{}, OnFailure: "maybe"})
+		if err == nil || err.Error() != `on_failure: "maybe": want local, open or closed` {
+			t.Error(err)
+		}
+	})
+}

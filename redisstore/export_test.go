@@ -1,0 +1,35 @@
+package redisstore
+
+import (
+	"time"
+
+	"github.com/inferweir/weir/ratelimit"
+)
+
+// NewWithTime makes a store that goes by the caller's clock.
+func NewWithTime(o Options) (*Store, error) {
+	s, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	s.callerTime = true
+	s.start()
+	return s, nil
+}
+
+// NewWithLease makes a store whose slots have a lease of their own.
+func NewWithLease(o Options, lease time.Duration) (*Store, error) {
+	s, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	s.lease = lease
+	s.start()
+	return s, nil
+}
+
+// CountKey is the key of a count.
+func CountKey(prefix string, p *ratelimit.Policy, key string) string { return countKey(prefix, p, key) }
+
+// SlotOf is the cluster's slot of a key.
+func SlotOf(key string) uint16 { return slotOf(key) }

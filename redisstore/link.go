@@ -1,0 +1,358 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	// maxInFlight bounds the calls that wait for the client: below the 1024 that
+	// it queues for a connection, so that no call blocks in there.
+	maxInFlight = 512
+	// connectTimeout is for a connection with its greeting, and for a server that
+	// does not read. Callers do not wait so long.
+	connectTimeout = time.Second
+	// The waits between two attempts to reach Redis while it is away.
+	firstRetry, lastRetry = 10 * time.Millisecond, 500 * time.Millisecond
+	// rebuildEvery is the least time between two clients.
+	rebuildEvery = time.Second
+	// patience is how many probes may fail before the client itself is replaced.
+	patience = 5
+	// renewers is how many counts are renewed at a time.
+	renewers = 8
+	// maxRenew bounds the IDs of one renewal.
+	maxRenew = 256
+)
+
+// link is the connection to Redis, and what is known of it.
+type link struct {
+	client    atomic.Pointer[rueidis.Client]
+	open      atomic.Bool  // the breaker
+	failures  atomic.Int64 // in a row
+	stale     atomic.Bool  // the client leads to the wrong server
+	instances atomic.Int64
+	inFlight  chan struct{}
+	first     chan struct{} // closed after the first attempt to connect
+	tripped   chan struct{} // the breaker opened
+	retired   sync.WaitGroup
+	built     time.Time // of the client; only the goroutine of keep has it
+}
+
+func (l *link) init() {
+	l.inFlight = make(chan struct{}, maxInFlight)
+	l.first = make(chan struct{})
+	l.tripped = make(chan struct{}, 1)
+}
+
+func (l *link) up() bool { return !l.open.Load() && l.client.Load() != nil }
+
+// close ends the calls in flight and keeps new ones from starting.
+func (l *link) close() {
+	if c := l.client.Load(); c != nil {
+		(*c).Close()
+	}
+	for range maxInFlight {
+		l.inFlight <- struct{}{}
+	}
+	l.retired.Wait()
+}
+
+// ready says at once whether to ask Redis at all.
+func (s *Store) ready() error {
+	switch {
+	case s.closed.Load():
+		return ErrClosed
+	case s.link.open.Load():
+		return ErrAway
+	}
+	return nil
+}
+
+// run runs a script once, or never.
+func (s *Store) run(ctx context.Context, script *rueidis.Lua, keys, args []string) ([]int64, error) {
+	return s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+		return script.Exec(ctx, c, keys, args).AsIntSlice()
+	})
+}
+
+type reply struct {
+	ints []int64
+	err  error
+}
+
+// send lets f use the client and returns what it said, or when ctx ends. f has a
+// goroutine of its own because not all waits in the client end with the context:
+// one for somebody else's dialing does not.
+func (s *Store) send(ctx context.Context, f func(context.Context, rueidis.Client) ([]int64, error)) ([]int64, error) {
+	select {
+	case <-s.link.first:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	client := s.link.client.Load()
+	if client == nil {
+		return nil, ErrAway
+	}
+	select {
+	case s.link.inFlight <- struct{}{}:
+	case <-ctx.Done():
+		s.record(ctx.Err())
+		return nil, ctx.Err()
+	}
+	done := make(chan reply, 1)
+	go func() {
+		defer func() { <-s.link.inFlight }()
+		ints, err := f(ctx, *client)
+		done <- reply{ints, err}
+	}()
+	var r reply
+	select {
+	case r = <-done:
+	case <-ctx.Done():
+		r.err = ctx.Err()
+	}
+	s.record(r.err)
+	return r.ints, r.err
+}
+
+// record counts failures for the breaker.
+func (s *Store) record(err error) {
+	kind := failureOf(err)
+	switch kind {
+	case None, Script: // the server is there
+		s.link.failures.Store(0)
+		return
+	case ReadOnly:
+		// Nothing will succeed on this server: no need to try it again.
+		s.link.stale.Store(true)
+	case Topology:
+		s.link.stale.Store(true)
+		if s.link.failures.Add(1) < int64(s.options.BreakerFailures) {
+			return
+		}
+	default:
+		if s.link.failures.Add(1) < int64(s.options.BreakerFailures) {
+			return
+		}
+	}
+	s.trip()
+}
+
+func (s *Store) trip() {
+	if s.link.open.CompareAndSwap(false, true) {
+		select {
+		case s.link.tripped <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// keep connects, renews what this instance holds, and brings the connection back
+// when it fails. It is the only goroutine that does.
+func (s *Store) keep() {
+	began := time.Now()
+	err := s.connect()
+	if err == nil {
+		close(s.link.first)
+		err = s.beat()
+	} else {
+		s.link.open.Store(true)
+		close(s.link.first)
+	}
+	s.observe(OpRenew, began, err)
+	if err != nil {
+		s.trip()
+	}
+	ticker := time.NewTicker(s.lease / 3)
+	defer ticker.Stop()
+	for {
+		if s.link.open.Load() {
+			s.restore()
+		}
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.link.tripped:
+		case <-ticker.C:
+			s.renew()
+		}
+	}
+}
+
+// restore returns when Redis answers again, or the store is closed.
+func (s *Store) restore() {
+	wait := firstRetry
+	for probes := 1; ; probes++ {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, lastRetry)
+		began := time.Now()
+		var err error
+		switch old := began.Sub(s.link.built) >= rebuildEvery; {
+		case s.link.client.Load() == nil, old && s.link.stale.Load(), old && probes%patience == 0:
+			err = s.connect()
+		}
+		if err == nil {
+			err = s.probe()
+		}
+		if err == nil {
+			s.link.failures.Store(0)
+			s.link.stale.Store(false)
+			s.link.open.Store(false)
+			s.renewSlots()
+		}
+		s.observe(OpRenew, began, err)
+		if err == nil {
+			return
+		}
+	}
+}
+
+// probe finds out whether Redis can be written to within the deadline. Before
+// that it makes the connection, which may take longer.
+func (s *Store) probe() error {
+	ctx, cancel := context.WithTimeout(s.ctx, connectTimeout)
+	defer cancel()
+	_, err := s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+		return nil, c.Do(ctx, c.B().Ping().Build()).Error()
+	})
+	if err != nil {
+		return err
+	}
+	return s.beat()
+}
+
+// beat says that this instance lives.
+func (s *Store) beat() error {
+	ctx, cancel := context.WithTimeout(s.ctx, s.options.Deadline)
+	defer cancel()
+	args := leaseArgs(s.lease, s.instance)
+	n, err := s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+		n, err := s.scripts.beat.Exec(ctx, c, []string{s.instancesKey()}, args).AsInt64()
+		return []int64{n}, err
+	})
+	if err == nil {
+		s.link.instances.Store(n[0])
+	}
+	return err
+}
+
+func (s *Store) renew() {
+	began := time.Now()
+	err := s.beat()
+	s.observe(OpRenew, began, err)
+	if err == nil {
+		s.renewSlots()
+	}
+}
+
+// renewSlots renews all slots that this instance holds, and puts back those that
+// Redis lost.
+func (s *Store) renewSlots() {
+	var wg sync.WaitGroup
+	tokens := make(chan struct{}, renewers)
+	for key, ids := range s.held.byKey() {
+		tokens <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-tokens }()
+			for some := range slices.Chunk(ids, maxRenew) {
+				s.renewKey(key, some)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (s *Store) renewKey(key string, ids []string) {
+	if s.ready() != nil {
+		return
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(s.ctx, connectTimeout)
+	defer cancel()
+	args := leaseArgs(s.lease, ids...)
+	_, err := s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+		return nil, s.scripts.renew.Exec(ctx, c, []string{key}, args).Error()
+	})
+	// What was freed meanwhile has come back: free it again.
+	freed := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return s.held.has(slot{key, id}) })
+	if len(freed) > 0 {
+		_, err = s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+			return nil, c.Do(ctx, c.B().Zrem().Key(key).Member(freed...).Build()).Error()
+		})
+	}
+	if err != nil {
+		s.observe(OpRenew, began, err)
+	}
+}
+
+// connect makes a client and puts it in place of the one before.
+func (s *Store) connect() error {
+	s.link.built = time.Now()
+	client, err := rueidis.NewClient(s.clientOption())
+	if err != nil {
+		if client != nil {
+			client.Close()
+		}
+		return err
+	}
+	s.link.stale.Store(false)
+	if old := s.link.client.Swap(&client); old != nil {
+		s.link.retired.Go((*old).Close) // waits for its calls
+	}
+	return nil
+}
+
+func (s *Store) clientOption() rueidis.ClientOption {
+	a := s.address
+	o := rueidis.ClientOption{
+		InitAddress: slices.Clone(a.Hosts), Username: a.User, Password: a.Password, SelectDB: a.DB,
+		ClientName: "weir",
+		Dialer:     net.Dialer{Timeout: connectTimeout, KeepAlive: time.Second},
+		DialCtxFn:  s.dial,
+		// One connection, so that a caller does not wait for a second one.
+		PipelineMultiplex: -1,
+		// Otherwise a lone call that runs out of time closes the connection.
+		AlwaysPipelining:   true,
+		ConnWriteTimeout:   connectTimeout,
+		ReadBufferEachConn: 64 << 10, WriteBufferEachConn: 64 << 10,
+		DisableCache: true,
+		DisableRetry: true, // a script whose outcome is unknown may have run
+	}
+	if a.TLS {
+		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	switch a.Kind {
+	case Single:
+		o.ForceSingleClient = true
+	case Cluster:
+		o.ClusterOption = rueidis.ClusterOption{ShardsRefreshInterval: 10 * time.Second, MaxMovedRedirections: 3}
+	case Sentinel:
+		o.Sentinel = rueidis.SentinelOption{
+			MasterSet: a.Master, Username: a.SentinelUser, Password: a.SentinelPassword,
+			Dialer: o.Dialer, TLSConfig: o.TLSConfig, TopologyRefreshInterval: 5 * time.Second,
+		}
+	}
+	return o
+}
+
+// dial connects, unless the store is closed meanwhile.
+func (s *Store) dial(ctx context.Context, address string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	if t != nil {
+		return (&tls.Dialer{NetDialer: d, Config: t}).DialContext(ctx, "tcp", address)
+	}
+	return d.DialContext(ctx, "tcp", address)
+}
