@@ -52,7 +52,7 @@ func newCounts(c *config.Config, log *slog.Logger) (*counts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	if n.leases, err = ratelimit.NewLeases(ratelimit.LeaseOptions{Shared: redisstore.NewGranter(n.redis), Observe: func(error) { n.fallbacks.Add(1) }}); err != nil {
+	if n.leases, err = ratelimit.NewLeases(ratelimit.LeaseOptions{Shared: n.redis, Observe: func(error) { n.fallbacks.Add(1) }}); err != nil {
 		return nil, errors.Join(err, n.close(context.Background()))
 	}
 	n.fallback, err = ratelimit.NewFallback(ratelimit.FallbackOptions{

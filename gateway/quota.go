@@ -59,6 +59,8 @@ func (x *exchange) countDecisions() {
 		t := &x.takes[i]
 		decision := telemetry.ResultAllowed
 		switch {
+		case t.Mode == ratelimit.Unasked: // another policy refused before
+			continue
 		case t.Mode == ratelimit.Open:
 			x.storeMode = storeOpen
 			continue
@@ -195,7 +197,7 @@ func (x *exchange) limits() []dialect.Limit {
 	tightest := x.theirs
 	for i := range x.takes {
 		t := &x.takes[i]
-		if t.Policy.Shadow || t.Policy.Concurrent > 0 || t.Mode == ratelimit.Open {
+		if t.Policy.Shadow || t.Policy.Concurrent > 0 || t.Mode >= ratelimit.Open {
 			continue
 		}
 		own := dialect.Limit{Unit: t.Policy.Unit, Quota: t.Burst(), Remaining: t.Decision.Remaining, Full: t.Decision.Full}

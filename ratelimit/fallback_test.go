@@ -47,16 +47,16 @@ func fallback(t *testing.T, s *absent, mode ratelimit.OnFailure, instances int) 
 func TestFallback(t *testing.T) {
 	ctx, now := context.Background(), time.Now()
 	bucket := prepare(t, ratelimit.Policy{Name: "b", Quota: 12, Window: time.Minute})
-	take := func(t *testing.T, f *ratelimit.Fallback, p *ratelimit.Policy) (bool, error, ratelimit.Take) {
+	take := func(t *testing.T, f *ratelimit.Fallback, p *ratelimit.Policy) (bool, ratelimit.Take, error) {
 		t.Helper()
 		takes := []ratelimit.Take{{Policy: p, Key: "k", ID: fmt.Sprint(time.Now().UnixNano()), Cost: 1}}
 		allowed, err := f.Take(ctx, takes, now)
-		return allowed, err, takes[0]
+		return allowed, takes[0], err
 	}
 	t.Run("asks the shared store while it is there", func(t *testing.T) {
 		s := &absent{MemoryStore: ratelimit.NewMemoryStore(0)}
 		f := fallback(t, s, "", 4)
-		if allowed, err, tk := take(t, f, bucket); !allowed || err != nil || tk.Mode != ratelimit.Shared || tk.Decision.Remaining != 11 {
+		if allowed, tk, err := take(t, f, bucket); !allowed || err != nil || tk.Mode != ratelimit.Shared || tk.Decision.Remaining != 11 {
 			t.Errorf("%t %v %+v", allowed, err, tk)
 		}
 	})
@@ -75,7 +75,7 @@ func TestFallback(t *testing.T) {
 			f := fallback(t, &absent{away: true}, ratelimit.FailLocal, 4)
 			p, admitted := prepare(t, c.policy), 0
 			for range 50 {
-				allowed, err, tk := take(t, f, p)
+				allowed, tk, err := take(t, f, p)
 				if err != nil || tk.Mode != ratelimit.Local {
 					t.Fatalf("%v %+v", err, tk)
 				}
@@ -92,7 +92,7 @@ func TestFallback(t *testing.T) {
 		f := fallback(t, &absent{away: true}, ratelimit.FailLocal, 4)
 		var last ratelimit.Take
 		for range 4 {
-			_, _, last = take(t, f, bucket)
+			_, last, _ = take(t, f, bucket)
 		}
 		if want := 20 * time.Second; last.Decision.RetryAfter != want { // 12 a minute are 3 a minute
 			t.Errorf("retry after %v, want %v", last.Decision.RetryAfter, want)
@@ -101,7 +101,7 @@ func TestFallback(t *testing.T) {
 	t.Run("lets everything through, and decides nothing", func(t *testing.T) {
 		f := fallback(t, &absent{away: true}, ratelimit.FailOpen, 4)
 		for range 50 {
-			allowed, err, tk := take(t, f, bucket)
+			allowed, tk, err := take(t, f, bucket)
 			if !allowed || err != nil || tk.Mode != ratelimit.Open || tk.Decision != (ratelimit.Decision{}) {
 				t.Fatalf("%t %v %+v", allowed, err, tk)
 			}
@@ -112,7 +112,7 @@ func TestFallback(t *testing.T) {
 	})
 	t.Run("returns the store's error", func(t *testing.T) {
 		f := fallback(t, &absent{away: true}, ratelimit.FailClosed, 4)
-		if allowed, err, _ := take(t, f, bucket); allowed || !errors.Is(err, errAway) {
+		if allowed, _, err := take(t, f, bucket); allowed || !errors.Is(err, errAway) {
 			t.Errorf("%t %v", allowed, err)
 		}
 	})
@@ -127,11 +127,11 @@ func TestFallback(t *testing.T) {
 	t.Run("settles each take where it was decided", func(t *testing.T) {
 		s := &absent{MemoryStore: ratelimit.NewMemoryStore(0)}
 		f := fallback(t, s, ratelimit.FailLocal, 4)
-		_, _, there := take(t, f, bucket)
+		_, there, _ := take(t, f, bucket)
 		s.away = true
 		var local []ratelimit.Take
 		for range 3 {
-			_, _, tk := take(t, f, bucket)
+			_, tk, _ := take(t, f, bucket)
 			local = append(local, tk)
 		}
 		s.away = false
@@ -146,7 +146,7 @@ func TestFallback(t *testing.T) {
 			t.Errorf("%d takes were settled in the shared store, want 1", s.settled)
 		}
 		s.away = true
-		if allowed, _, tk := take(t, f, bucket); !allowed || tk.Decision.Remaining != 2 {
+		if allowed, tk, _ := take(t, f, bucket); !allowed || tk.Decision.Remaining != 2 {
 			t.Errorf("the local share was not given back: %+v", tk.Decision)
 		}
 	})

@@ -62,7 +62,7 @@ func SetLegacyFields(h http.Header, takes []Take) {
 // only watch are left out: nobody is told of them.
 func tightestFirst(takes []Take, order []int) []int {
 	for i := range takes {
-		if takes[i].Policy.ready.shadow || takes[i].Mode == Open {
+		if takes[i].Policy.ready.shadow || takes[i].Mode >= Open {
 			continue
 		}
 		// Insertion: there are few, and nothing is allocated.

@@ -55,6 +55,8 @@ type Op string
 const (
 	OpTake   Op = "take"
 	OpSettle Op = "settle"
+	// OpGrant lends units in advance, see ratelimit.Leases.
+	OpGrant Op = "grant"
 	// OpUndo gives back what a take took from some slots of a cluster before
 	// another one failed.
 	OpUndo Op = "undo"

@@ -10,35 +10,18 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/rueidis"
-
 	"github.com/inferweir/weir/ratelimit"
 )
 
 //go:embed lua/grant.lua
 var grantLua string
 
-// OpGrant is the operation of a Granter.
-const OpGrant Op = "grant"
-
 // grantWidth is how many integers of an answer are about one grant.
 const grantWidth = 5
 
-// Granter is a Store that can grant units in advance, for ratelimit.Leases. It
-// needs no Close of its own.
-type Granter struct {
-	*Store
-	script *rueidis.Lua
-}
-
-// NewGranter makes a Granter of a store.
-func NewGranter(s *Store) *Granter {
-	return &Granter{Store: s, script: rueidis.NewLuaScript(libLua + grantLua)}
-}
-
 // Grant implements ratelimit.Granter: one script for all grants, or on a cluster
 // one for each slot, side by side. It takes the deadline at most.
-func (g *Granter) Grant(ctx context.Context, grants []ratelimit.Grant, now time.Time) error {
+func (s *Store) Grant(ctx context.Context, grants []ratelimit.Grant, now time.Time) error {
 	if err := ratelimit.CheckGrants(grants); err != nil {
 		return err
 	}
@@ -46,40 +29,40 @@ func (g *Granter) Grant(ctx context.Context, grants []ratelimit.Grant, now time.
 		return nil
 	}
 	began := time.Now()
-	err := g.ready()
+	err := s.ready()
 	if err == nil {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), g.options.Deadline)
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), s.options.Deadline)
 		defer cancel()
-		err = g.grant(ctx, grants, now)
+		err = s.grant(ctx, grants, now)
 	}
-	g.observe(OpGrant, began, err)
+	s.observe(OpGrant, began, err)
 	if err != nil {
 		return fmt.Errorf("redisstore: grant: %w", err)
 	}
 	return nil
 }
 
-func (g *Granter) grant(ctx context.Context, grants []ratelimit.Grant, now time.Time) error {
+func (s *Store) grant(ctx context.Context, grants []ratelimit.Grant, now time.Time) error {
 	// The grouping by slots is that of takes.
 	takes := make([]ratelimit.Take, len(grants))
 	for i := range grants {
 		takes[i] = ratelimit.Take{Policy: grants[i].Policy, Key: grants[i].Key}
 	}
-	c := g.newCall(takes, now)
+	c := s.newCall(takes, now)
 	if len(c.groups) == 1 {
-		return g.grantGroup(ctx, c, 0, grants)
+		return s.grantGroup(ctx, c, 0, grants)
 	}
 	errs := make([]error, len(c.groups)) // at most ratelimit.MaxGrants
 	var wg sync.WaitGroup
 	for i := range c.groups {
-		wg.Go(func() { errs[i] = g.grantGroup(ctx, c, i, grants) })
+		wg.Go(func() { errs[i] = s.grantGroup(ctx, c, i, grants) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func (g *Granter) grantGroup(ctx context.Context, c *call, n int, grants []ratelimit.Grant) error {
+func (s *Store) grantGroup(ctx context.Context, c *call, n int, grants []ratelimit.Grant) error {
 	group := c.groups[n]
 	keys := make([]string, 0, 2*len(group))
 	args := make([]string, 0, 2+12*len(group))
@@ -88,7 +71,7 @@ func (g *Granter) grantGroup(ctx context.Context, c *call, n int, grants []ratel
 		keys = append(keys, c.keys[at], lentKey(c.keys[at]))
 		args = grantArgs(args, &grants[at])
 	}
-	ints, err := g.run(ctx, g.script, keys, args)
+	ints, err := s.run(ctx, s.scripts.grant, keys, args)
 	if err != nil {
 		return err
 	}

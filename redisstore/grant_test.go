@@ -33,7 +33,7 @@ func leasedPolicies() []ratelimit.Policy {
 // store returns an error where they do not, and the accounts must be the same.
 func TestGrantAgreesWithLend(t *testing.T) {
 	server := storetest.Redis(t)
-	store := redisstore.NewGranter(openWithTime(t, server.URL()))
+	store := openWithTime(t, server.URL())
 	var policies []*ratelimit.Policy
 	for _, p := range leasedPolicies() {
 		policies = append(policies, prepare(t, p))
@@ -75,7 +75,7 @@ func TestGrantAgreesWithLend(t *testing.T) {
 }
 
 func TestGrantsOfSeveralCounts(t *testing.T) {
-	grants := func(t *testing.T, store *redisstore.Granter) {
+	grants := func(t *testing.T, store *redisstore) {
 		p := prepare(t, ratelimit.Policy{Name: "p", Quota: 1000, Window: 10 * time.Second, MaxExcess: 0.1})
 		var all []ratelimit.Grant
 		for i := range ratelimit.MaxGrants {
@@ -100,8 +100,8 @@ func TestGrantsOfSeveralCounts(t *testing.T) {
 	}
 	t.Run("on one server, in one call", func(t *testing.T) {
 		server := storetest.Redis(t)
-		store := redisstore.NewGranter(open(t, redisstore.Options{URL: server.URL()}))
-		healthy(t, store.Store)
+		store := open(t, redisstore.Options{URL: server.URL()})
+		healthy(t, store)
 		before := scripts(t, server)
 		grants(t, store)
 		// The first call of a script is an EVALSHA that fails, and an EVAL.
@@ -111,8 +111,8 @@ func TestGrantsOfSeveralCounts(t *testing.T) {
 	})
 	t.Run("on a cluster", func(t *testing.T) {
 		servers := storetest.RedisCluster(t, 3)
-		store := redisstore.NewGranter(open(t, redisstore.Options{URL: clusterURL(servers)}))
-		healthy(t, store.Store)
+		store := open(t, redisstore.Options{URL: clusterURL(servers)})
+		healthy(t, store)
 		grants(t, store)
 		for i, s := range servers {
 			if s.MustDo("DBSIZE") == "0" {
@@ -148,7 +148,7 @@ func TestLeasesOverRedis(t *testing.T) {
 	for range 2 {
 		store := open(t, redisstore.Options{URL: server.URL()})
 		healthy(t, store)
-		l, err := ratelimit.NewLeases(ratelimit.LeaseOptions{Shared: redisstore.NewGranter(store)})
+		l, err := ratelimit.NewLeases(ratelimit.LeaseOptions{Shared: store})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,7 +198,7 @@ func TestLeasesOverRedis(t *testing.T) {
 
 func TestLeasesOverRedisMixWithStrictTakes(t *testing.T) {
 	server := storetest.Redis(t)
-	store := redisstore.NewGranter(openWithTime(t, server.URL()))
+	store := openWithTime(t, server.URL())
 	now := time.Now()
 	l, err := ratelimit.NewLeases(ratelimit.LeaseOptions{Shared: store, Now: func() time.Time { return now }})
 	if err != nil {
@@ -242,8 +242,8 @@ func TestLeasesOverRedisMixWithStrictTakes(t *testing.T) {
 
 func TestGrantKeys(t *testing.T) {
 	server := storetest.Redis(t)
-	store := redisstore.NewGranter(open(t, redisstore.Options{URL: server.URL()}))
-	healthy(t, store.Store)
+	store := open(t, redisstore.Options{URL: server.URL()})
+	healthy(t, store)
 	p := prepare(t, ratelimit.Policy{Scope: "plan:}:b,{x", Name: "p", Quota: 100, Window: time.Minute, MaxExcess: 0.1})
 	if err := store.Grant(t.Context(), []ratelimit.Grant{{Policy: p, Key: "}:b,", Cost: 1, Want: 1}}, time.Now()); err != nil {
 		t.Fatal(err)

@@ -45,7 +45,7 @@ type Options struct {
 	Observe func(Event)
 }
 
-// Store implements ratelimit.Store. It is safe for concurrent use.
+// Store implements ratelimit.Store, and ratelimit.Granter for leases. It is safe for concurrent use.
 type Store struct {
 	options  Options
 	address  Address
@@ -54,7 +54,7 @@ type Store struct {
 	// callerTime makes the caller's clock count: for tests of time.
 	callerTime bool
 
-	scripts struct{ take, settle, renew, beat *rueidis.Lua }
+	scripts struct{ take, settle, grant, renew, beat *rueidis.Lua }
 	held    held
 	link    link
 
@@ -102,6 +102,7 @@ func prepare(o Options) (*Store, error) {
 	s := &Store{options: o, address: address, instance: rand.Text(), lease: Lease, undo: make(chan []ratelimit.Take, maxUndo)}
 	s.scripts.take = rueidis.NewLuaScript(libLua + takeLua)
 	s.scripts.settle = rueidis.NewLuaScript(libLua + settleLua)
+	s.scripts.grant = rueidis.NewLuaScript(libLua + grantLua)
 	s.scripts.renew = rueidis.NewLuaScript(libLua + renewLua)
 	s.scripts.beat = rueidis.NewLuaScript(libLua + beatLua)
 	s.link.init()
