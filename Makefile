@@ -24,7 +24,7 @@ test: tools
 # Ours beside others', in CPU time an operation. Not part of the tests: what a
 # busy machine measures must not decide whether a change is right.
 bench:
-	cd bench && $(GO) test -run '^$$' -bench . -benchtime 300ms -count 5 -cpu 1 . | tee /dev/stderr | $(GO) run ./cmd/summary
+	cd bench && $(GO) test -run '^$$' -bench . -benchtime 300ms -count 3 -cpu 1 . | tee /dev/stderr | $(GO) run ./cmd/summary
 
 lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on these files'; exit 1; }

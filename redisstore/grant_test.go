@@ -75,7 +75,7 @@ func TestGrantAgreesWithLend(t *testing.T) {
 }
 
 func TestGrantsOfSeveralCounts(t *testing.T) {
-	grants := func(t *testing.T, store *redisstore) {
+	grants := func(t *testing.T, store *redisstore.Store) {
 		p := prepare(t, ratelimit.Policy{Name: "p", Quota: 1000, Window: 10 * time.Second, MaxExcess: 0.1})
 		var all []ratelimit.Grant
 		for i := range ratelimit.MaxGrants {
