@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/ratelimit"
 )
 
 // introduce says what is served where. For the built-in models it gives lines to
@@ -36,12 +37,26 @@ func introduce(w io.Writer, s *service) {
 	_, _ = io.WriteString(w, text.String()) // whom nobody reads can serve all the same
 }
 
+func quota(p config.Policy) string {
+	if p.Concurrent > 0 {
+		return count(p.Concurrent, "request") + " at a time"
+	}
+	window := short(p.Window)
+	switch p.Window {
+	case ratelimit.Month:
+		window = "a month"
+	case ratelimit.Year:
+		window = "a year"
+	}
+	return count(p.Quota, strings.ReplaceAll(strings.TrimSuffix(p.Unit, "s"), "_", " ")) + " in " + window
+}
+
 // quotas says what a caller without a plan of its own may use.
 func quotas(cfg *config.Config) string {
 	var parts []string
 	for _, p := range cfg.Plans["default"].Policies {
-		if p.By == "caller" || p.By == "ip" {
-			parts = append(parts, count(p.Quota, strings.TrimSuffix(p.Unit, "s"))+" in "+short(p.Window))
+		if (p.By == "caller" || p.By == "ip") && !p.Shadow {
+			parts = append(parts, quota(p))
 		}
 	}
 	if len(parts) == 0 {

@@ -393,8 +393,8 @@ New texts until one is refused, with the time to come back:
 	f("of a file says not to write over it", string(config.Builtin()), "weir.yaml",
 		builtinRoutes+"\nEach caller has 5 requests in 1m; an answer from the cache costs nothing.\n"+health+"\n"+prediction+again+refused(6))
 	f("counts the texts up to the tightest policy",
-		strings.Replace(string(config.Builtin()), "[5/minute]", "[100/minute, 10 per 1h, {quota: 1000, window: 24h, by: global}]", 1), "weir.yaml",
-		builtinRoutes+"\nEach caller has 100 requests in 1m,\nand 10 requests in 1h; an answer from the cache costs nothing.\n"+health+"\n"+prediction+again+refused(11))
+		strings.Replace(string(config.Builtin()), "[5/minute]", "[100/minute, 10 per 1h, {quota: 1000, window: 24h, by: global}, 3 concurrent, 50/month, {quota: 2, window: 1m, shadow: true}]", 1), "weir.yaml",
+		builtinRoutes+"\nEach caller has 100 requests in 1m,\nand 10 requests in 1h,\nand 3 requests at a time,\nand 50 requests in a month; an answer from the cache costs nothing.\n"+health+"\n"+prediction+again+refused(11))
 	f("promises no refusal that nobody would wait for", strings.Replace(string(config.Builtin()), "5/minute", "100/minute", 1), "weir.yaml",
 		builtinRoutes+"\nEach caller has 100 requests in 1m; an answer from the cache costs nothing.\n"+health+"\n"+prediction+again)
 	f("promises no answer from a cache that is off", `

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/ratelimit"
 )
 
 // triedPath is the path of the lines to paste.
@@ -64,6 +65,9 @@ func triable(cfg *config.Config) (config.Route, bool) {
 func refusedAfter(cfg *config.Config, r config.Route) int64 {
 	n := int64(maxTries + 1)
 	for _, p := range slices.Concat(cfg.Plans["default"].Policies, r.Policies) {
+		if p.Shadow || p.Concurrent > 0 || p.Unit != ratelimit.Requests {
+			continue // these lines would not meet it
+		}
 		burst := p.Burst
 		if burst == 0 {
 			burst = p.Quota
