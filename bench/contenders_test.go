@@ -45,8 +45,8 @@ type contender struct {
 // reads the clock once a request gives it to everything that it does.
 func contenders() []contender {
 	return []contender{
-		{"weir", weirStore(0, false)},
-		{"weir-now", weirStore(0, true)},
+		{"weir", weirStore(ratelimit.DefaultKeys, false)},
+		{"weir-now", weirStore(ratelimit.DefaultKeys, true)},
 		{"weir-limiter", weirLimiter},
 		{"xtime-mutexmap", xtime(false)},
 		{"xtime-mutexmap-now", xtime(true)},
@@ -64,7 +64,7 @@ func few() []contender {
 }
 
 // sized are weir with a table for a million callers, as the gateway has, in place
-// of the default of 131,072.
+// of one for 131,072.
 func sized() []contender {
 	return []contender{
 		{"weir-1M", weirStore(1<<20, false)},
@@ -72,16 +72,13 @@ func sized() []contender {
 	}
 }
 
-func weirStore(keys int, reuseNow bool) func(testing.TB, []quota) func() decide {
+// weirStore has a table with room for so many callers, each with a count of every
+// quota: a table that is too small forgets callers, and then decides about others
+// than it seems to.
+func weirStore(callers int, reuseNow bool) func(testing.TB, []quota) func() decide {
 	return func(tb testing.TB, quotas []quota) func() decide {
-		store := ratelimit.NewMemoryStore(keys)
-		prepared := make([]*ratelimit.Policy, len(quotas))
-		for i, p := range policies(quotas) {
-			var err error
-			if prepared[i], err = p.Prepare(); err != nil {
-				tb.Fatal(err)
-			}
-		}
+		store := ratelimit.NewMemoryStore(callers * len(quotas))
+		prepared := prepare(tb, policies(quotas)...)
 		return func() decide {
 			ctx, now := context.Background(), time.Now()
 			takes := make([]ratelimit.Take, len(prepared))
@@ -100,6 +97,18 @@ func weirStore(keys int, reuseNow bool) func(testing.TB, []quota) func() decide 
 	}
 }
 
+func prepare(tb testing.TB, policies ...ratelimit.Policy) []*ratelimit.Policy {
+	tb.Helper()
+	prepared := make([]*ratelimit.Policy, len(policies))
+	for i, p := range policies {
+		var err error
+		if prepared[i], err = p.Prepare(); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return prepared
+}
+
 func policies(quotas []quota) []ratelimit.Policy {
 	names := []string{"first", "second", "third"}
 	all := make([]ratelimit.Policy, len(quotas))
@@ -112,7 +121,10 @@ func policies(quotas []quota) []ratelimit.Policy {
 // weirLimiter is the same with the convenience of ratelimit.Limiter, which hands
 // out the takes and so allocates them.
 func weirLimiter(tb testing.TB, quotas []quota) func() decide {
-	limiter, err := ratelimit.New(ratelimit.Options{Policies: policies(quotas)})
+	limiter, err := ratelimit.New(ratelimit.Options{
+		Policies: policies(quotas),
+		Store:    ratelimit.NewMemoryStore(ratelimit.DefaultKeys * len(quotas)),
+	})
 	if err != nil {
 		tb.Fatal(err)
 	}

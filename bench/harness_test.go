@@ -92,14 +92,15 @@ func measure(b *testing.B, loop func(n int)) {
 	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
 }
 
-// measureParallel times as many goroutines as there are procs. Each gets a loop
-// of its own from open, and calls it with its number and the iterator.
+// measureParallel times so many goroutines on each of so many procs. Each calls
+// loop with its number and the iterator.
 //
 // It sets GOMAXPROCS itself, so that one command line with -cpu 1 prints the
 // variants on one processor and those on two.
-func measureParallel(b *testing.B, procs int, loop func(goroutine int, next func() bool)) {
+func measureParallel(b *testing.B, procs, onEach int, loop func(goroutine int, next func() bool)) {
 	b.Helper()
 	b.ReportAllocs()
+	b.SetParallelism(onEach)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 	runtime.GC()
 	var goroutines atomic.Int64

@@ -7,20 +7,24 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/inferweir/weir/ratelimit"
 )
 
-// usual keeps callers in debt and always admitted: a unit comes back in 60 ms,
+// usual keeps callers in debt and always admitted: a unit comes back in 8.6 s,
 // which is longer than a benchmark takes to come to a caller again, and the burst
 // lasts for all runs.
-func usual() []quota { return []quota{{10_000, 10 * time.Minute}} }
+func usual() []quota { return []quota{{10_000, day}} }
 
-// threeQuotas are what a plan often has, and long enough as well.
+// threeQuotas are long enough as well, and each keeps every caller in debt.
 func threeQuotas() []quota {
-	return []quota{{10_000, 10 * time.Minute}, {50_000, time.Hour}, {1_000_000, 24 * time.Hour}}
+	return []quota{{10_000, day}, {50_000, 7 * day}, {100_000, 30 * day}}
 }
 
+const day = 24 * time.Hour
+
 // tight lets nobody in again while a benchmark runs.
-func tight() []quota { return []quota{{10, 24 * time.Hour}} }
+func tight() []quota { return []quota{{10, day}} }
 
 // hot is a quota that one caller alone cannot use up.
 func hot() []quota { return []quota{{1_000_000_000, time.Hour}} }
@@ -62,31 +66,42 @@ type workload struct {
 	order   func(keys []string) []string
 	quotas  []quota
 	procs   int  // 0: one goroutine, no parallel benchmark
+	onEach  int  // goroutines on each of the procs; 0 means 1
 	refused bool // every caller is over the quota
+	given   bool // no row reads the clock
 }
 
 func (w workload) run(b *testing.B, keys []string, contenders []contender) {
 	used := w.order(keys)
 	if w.procs == 0 {
+		b.Run("loop", func(b *testing.B) { decideInTurn(b, readKey, used) })
+		b.Run("loop-and-take", func(b *testing.B) { decideInTurn(b, fillIn(), used) })
+	}
+	if w.procs == 0 && !w.given {
 		b.Run("loop-and-clock", func(b *testing.B) { decideInTurn(b, readClock, used) })
 	}
 	for _, c := range contenders {
 		open := c.open(b, w.quotas)
 		w.fill(b, open(), keys)
-		b.Run(c.name, func(b *testing.B) {
-			want, refused := 0, 0
-			if w.refused {
-				want = b.N
-			}
-			if w.procs > 0 {
-				refused = decideInParallel(b, open, w.procs, used)
-			} else {
-				refused = decideInTurn(b, open(), used)
-			}
-			if refused != want {
-				b.Fatalf("%d of %d were refused, want %d", refused, b.N, want)
-			}
-		})
+		b.Run(c.name, func(b *testing.B) { w.decide(b, open, used) })
+	}
+}
+
+// decide measures the decisions, and fails where they are not what the workload
+// says.
+func (w workload) decide(b *testing.B, open func() decide, used []string) {
+	b.Helper()
+	want, refused := 0, 0
+	if w.refused {
+		want = b.N
+	}
+	if w.procs > 0 {
+		refused = w.decideInParallel(b, open, used)
+	} else {
+		refused = decideInTurn(b, open(), used)
+	}
+	if refused != want {
+		b.Fatalf("%d of %d were refused, want %d", refused, b.N, want)
 	}
 }
 
@@ -103,8 +118,22 @@ func (w workload) fill(b *testing.B, decide decide, keys []string) {
 	}
 }
 
-// readClock decides nothing: it is what the loop, the key's memory and one look
-// at the clock cost in every other row.
+// readKey decides nothing: it is what the loop and the key's memory cost in every
+// other row.
+func readKey(key string) bool { return key[len(key)-1] > 0 }
+
+// fillIn decides nothing either: it also writes what Weir is asked about one
+// quota.
+func fillIn() decide {
+	takes, policy := make([]ratelimit.Take, 1), new(ratelimit.Policy)
+	return func(key string) bool {
+		takes[0] = ratelimit.Take{Policy: policy, Key: key, Cost: 1}
+		return readKey(takes[0].Key)
+	}
+}
+
+// readClock is readKey and one look at the clock, which every row has whose name
+// does not end in "-now".
 func readClock(key string) bool { return key[len(key)-1] > 0 && !time.Now().IsZero() }
 
 func decideInTurn(b *testing.B, decide decide, keys []string) (refused int) {
@@ -118,10 +147,11 @@ func decideInTurn(b *testing.B, decide decide, keys []string) (refused int) {
 	return refused
 }
 
-func decideInParallel(b *testing.B, open func() decide, procs int, keys []string) int {
+func (w workload) decideInParallel(b *testing.B, open func() decide, keys []string) int {
 	var all atomic.Int64
-	measureParallel(b, procs, func(goroutine int, next func() bool) {
-		decide, i, refused := open(), goroutine*streamLength/procs, 0
+	onEach := max(w.onEach, 1)
+	measureParallel(b, w.procs, onEach, func(goroutine int, next func() bool) {
+		decide, i, refused := open(), goroutine*streamLength/(w.procs*onEach), 0
 		for next() {
 			if !decide(keys[i%streamLength]) {
 				refused++

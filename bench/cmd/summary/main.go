@@ -1,8 +1,9 @@
 // Command summary reads what "go test -bench" prints and writes one table for
 // each group of benchmarks: for every contender the least CPU time and the fewest
-// allocations of all runs, and how many times Weir's time that is.
+// allocations of all runs, and how many times Weir's time that is. Where a Redis
+// was asked, also the least of its CPU time and the fewest calls.
 //
-//	go test -run '^$' -bench . -benchtime 300ms -count 5 -cpu 1 | go run ./cmd/summary
+//	go test -run '^$' -bench . -benchtime 300ms -count 3 -cpu 1 | go run ./cmd/summary
 //
 // The group is the benchmark's name up to its last slash, the contender what is
 // behind it. The contender called "weir" is the measure of its group.
@@ -33,11 +34,13 @@ const maxRows = 10_000
 // row is the best of all runs of one contender. A figure that was not printed is
 // negative.
 type row struct {
-	contender string
-	runs      int
-	cpu       float64 // ns for each operation
-	wall      float64 // ns for each operation
-	allocs    float64 // for each operation
+	contender  string
+	runs       int
+	cpu        float64 // ns for each operation
+	wall       float64 // ns for each operation
+	allocs     float64 // for each operation
+	redisCPU   float64 // ns of the server for each operation
+	redisCalls float64 // for each operation
 }
 
 // group are the contenders of one benchmark, in the order of the input.
@@ -115,7 +118,7 @@ func parse(line string) (name string, r row, ok bool, err error) {
 	if _, err := strconv.ParseUint(fields[1], 10, 64); err != nil {
 		return "", row{}, false, nil // a benchmark's own words
 	}
-	r = row{runs: 1, cpu: -1, wall: -1, allocs: -1}
+	r = row{runs: 1, cpu: -1, wall: -1, allocs: -1, redisCPU: -1, redisCalls: -1}
 	for i := 2; i < len(fields); i += 2 {
 		v, err := strconv.ParseFloat(fields[i], 64)
 		if err != nil {
@@ -128,6 +131,10 @@ func parse(line string) (name string, r row, ok bool, err error) {
 			r.wall = v
 		case "allocs/op":
 			r.allocs = v
+		case "redis-cpu-ns/op":
+			r.redisCPU = v
+		case "redis-calls/op":
+			r.redisCalls = v
 		}
 	}
 	return strings.TrimPrefix(fields[0], "Benchmark"), r, true, nil
@@ -137,6 +144,7 @@ func parse(line string) (name string, r row, ok bool, err error) {
 func (r *row) add(other row) {
 	r.runs++
 	r.cpu, r.wall, r.allocs = least(r.cpu, other.cpu), least(r.wall, other.wall), least(r.allocs, other.allocs)
+	r.redisCPU, r.redisCalls = least(r.redisCPU, other.redisCPU), least(r.redisCalls, other.redisCalls)
 }
 
 func least(a, b float64) float64 {
@@ -148,21 +156,39 @@ func least(a, b float64) float64 {
 
 func (g *group) write(out io.Writer) error {
 	var weir *row
+	redis := false
 	for _, r := range g.rows {
 		if r.contender == "weir" {
 			weir = r
 		}
+		redis = redis || r.redisCalls >= 0
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "CPU ns/op\twall ns/op\tallocs/op\ttimes weir\truns\t  %s\n", cmp.Or(g.name, "(no group)"))
+	fmt.Fprint(w, "CPU ns/op\twall ns/op\tallocs/op\t")
+	if redis {
+		fmt.Fprint(w, "Redis CPU ns/op\tRedis calls/op\t")
+	}
+	fmt.Fprintf(w, "times weir\truns\t  %s\n", cmp.Or(g.name, "(no group)"))
 	for _, r := range g.rows {
 		ratio := "-"
 		if weir != nil && weir.cpu > 0 && r.cpu >= 0 {
 			ratio = strconv.FormatFloat(r.cpu/weir.cpu, 'f', 2, 64)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t  %s\n", figure(r.cpu), figure(r.wall), figure(r.allocs), ratio, r.runs, r.contender)
+		fmt.Fprintf(w, "%s\t%s\t%s\t", figure(r.cpu), figure(r.wall), figure(r.allocs))
+		if redis {
+			fmt.Fprintf(w, "%s\t%s\t", figure(r.redisCPU), fraction(r.redisCalls))
+		}
+		fmt.Fprintf(w, "%s\t%d\t  %s\n", ratio, r.runs, r.contender)
 	}
 	return w.Flush()
+}
+
+// fraction shows three digits behind the point.
+func fraction(v float64) string {
+	if v < 0 {
+		return "-"
+	}
+	return strconv.FormatFloat(v, 'f', 3, 64)
 }
 
 // figure shows three digits of what is below 100, and no fractions above.

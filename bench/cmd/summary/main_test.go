@@ -39,6 +39,15 @@ func TestSummarize(t *testing.T) {
 		{"takes the least of all runs and compares with weir", twoRuns, twoRunsSummary[1:], ""},
 		{"compares with nothing where weir did not run", "BenchmarkX/y 1 5.25 cpu-ns/op\n",
 			"  CPU ns/op  wall ns/op  allocs/op  times weir  runs  X\n        5.2           -          -           -     1  y\n", ""},
+		{"shows what Redis did where it was asked",
+			"BenchmarkR/weir 1 9 ns/op 8 cpu-ns/op 1.000 redis-calls/op 5000 redis-cpu-ns/op 2 allocs/op\n" +
+				"BenchmarkR/weir 1 9 ns/op 8 cpu-ns/op 1.100 redis-calls/op 4000 redis-cpu-ns/op 2 allocs/op\n" +
+				"BenchmarkR/loop 1 3 ns/op 2 cpu-ns/op 0 allocs/op\n" +
+				"BenchmarkR/leased 1 6 ns/op 4 cpu-ns/op 0.0018 redis-calls/op 12.5 redis-cpu-ns/op 0 allocs/op\n",
+			"  CPU ns/op  wall ns/op  allocs/op  Redis CPU ns/op  Redis calls/op  times weir  runs  R\n" +
+				"          8           9          2             4000           1.000        1.00     2  weir\n" +
+				"          2           3          0                -               -        0.25     1  loop\n" +
+				"          4           6          0             12.5           0.002        0.50     1  leased\n", ""},
 		{"passes over what is not a result", "BenchmarkX is slow today\nBenchmarkX/y 1 2 ns/op\n",
 			"  CPU ns/op  wall ns/op  allocs/op  times weir  runs  X\n          -           2          -           -     1  y\n", ""},
 		{"refuses an empty input", "PASS\n", "", "no results in the input: want what go test -bench prints"},
