@@ -228,7 +228,7 @@ func (a *Authenticator) Identify(ctx context.Context, h http.Header, remoteAddr 
 func (a *Authenticator) identifyCaller(ctx context.Context, h http.Header, remoteAddr string) (weir.Caller, *weir.Problem) {
 	peer := parseHop(remoteAddr)
 	var c weir.Caller
-	if addr := unwrap(a.clientBehind(h, peer)); addr.IsValid() {
+	if addr := weir.Unwrap(a.clientBehind(h, peer)); addr.IsValid() {
 		c.Addr, c.Net = addr, a.network(addr)
 	}
 	if a.deny.hasAddr(c.Addr) { // first: its credentials are not worth a look

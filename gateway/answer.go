@@ -79,7 +79,7 @@ func (x *exchange) relay(resp *http.Response) {
 		ahead = recording.ReadAhead()
 		resp.Body = recording.Body(resp.Body, func(err error) error { return brokeOff(x.chosen.upstream.name, err) })
 	}
-	resp.Body = &toldBody{resp.Body, x}
+	resp.Body = &toldBody{resp.Body, x, resp.ContentLength}
 	if err := x.chosen.upstream.pool.Relay(x.w, resp, ahead); err != nil {
 		x.err = err
 		// The client must not take what it has for the whole answer.
@@ -105,11 +105,17 @@ func (x *exchange) dropTrailers() {
 type toldBody struct {
 	io.ReadCloser
 	exchange *exchange
+	left     int64 // of a body whose length is known, less than 0 of another
 }
 
 // Read implements io.Reader.
 func (b *toldBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left == 0 && n > 0 {
+		// The last of it goes out next, and with that the client knows that it can
+		// come again: it should find its slot free.
+		b.exchange.freeSlots()
+	}
 	if cut, ok := errors.AsType[*dialect.CutError](err); ok {
 		b.exchange.err, err = cut, io.EOF
 	}
@@ -172,8 +178,8 @@ func (x *exchange) refuse(p *weir.Problem) {
 
 // finish settles and counts the request, and writes its line of the log.
 func (x *exchange) finish() {
+	used := x.spent()
 	if x.reserved {
-		used := x.spent()
 		x.learn(used)
 		x.settle(used)
 	}
@@ -220,7 +226,7 @@ func (x *exchange) finish() {
 	if x.called {
 		e.Upstream, e.Target = x.chosen.upstream.name, x.target
 	}
-	x.addUsage(&e)
+	x.addUsage(&e, used)
 	if x.caller.Addr.IsValid() {
 		e.Client = x.caller.Addr.String()
 	}
@@ -230,18 +236,21 @@ func (x *exchange) finish() {
 	x.gateway.log.Log(e)
 }
 
-// addUsage says and counts what the model did.
-func (x *exchange) addUsage(e *telemetry.Entry) {
+// addUsage says and counts what the model did: the same as is charged.
+func (x *exchange) addUsage(e *telemetry.Entry, used amounts) {
 	if x.call != nil {
 		e.Model = x.call.Model
 	}
-	if x.answer == nil {
-		return
+	var o dialect.Outcome
+	if x.answer != nil {
+		o = x.answer.Outcome()
+		e.Model = cmp.Or(o.Model, e.Model)
+		e.Usage, e.UsageEstimated, e.Finish, e.Error = o.Usage, o.Estimated, o.Finish, o.Err
 	}
-	o := x.answer.Outcome()
-	e.Model = cmp.Or(o.Model, e.Model)
-	e.Usage, e.UsageEstimated, e.Finish, e.Error = o.Usage, o.Estimated, o.Finish, o.Err
+	if !o.Known && x.called && used.input > 0 {
+		o.Known, e.Usage, e.UsageEstimated = true, weir.Usage{Input: used.input}, true
+	}
 	if o.Known {
-		x.gateway.metrics.Tokens(e.Route, e.Model, o.Usage)
+		x.gateway.metrics.Tokens(e.Route, e.Model, e.Usage)
 	}
 }

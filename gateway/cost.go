@@ -1,10 +1,14 @@
 package gateway
 
 import (
+	"bytes"
+	"io"
 	"math"
 	"net/http"
 	"sync"
 
+	"github.com/inferweir/weir/cache"
+	"github.com/inferweir/weir/dialect"
 	"github.com/inferweir/weir/ratelimit"
 )
 
@@ -85,28 +89,40 @@ const firstGuess = 256
 
 // spent is what the request has used in the end.
 func (x *exchange) spent() amounts {
+	if x.unobtained || !x.called && x.stored == nil {
+		return amounts{} // or its client left before anything was done
+	}
 	a := amounts{requests: 1, bytes: sum(int64(len(x.body)), x.w.sent)}
-	if x.answer != nil {
-		if o := x.answer.Outcome(); o.Known {
+	answer := x.answer
+	if x.stored != nil { // on a route that charges for what is in the cache
+		answer = x.usageOf(x.stored)
+	}
+	if answer != nil {
+		if o := answer.Outcome(); o.Known {
 			a.input, a.output = o.Usage.Input, o.Usage.Output
 			return a
 		}
 	}
-	switch {
-	case x.relaying && x.w.status >= http.StatusBadRequest:
-		// An error that reports no usage has none.
-	case x.called:
+	if x.called && (!x.relaying || x.w.status < http.StatusBadRequest) {
 		// The model was asked, and its client left before it said a word, or it
-		// says nothing of what it used: it has read the prompt.
+		// says nothing of what it used: it has read the prompt. An error that
+		// reports no usage has none.
 		a.input = x.call.Estimate.Input
-	case x.call.Generates(): // a stored answer, on a route that charges for these
-		a.input, a.output = x.call.Estimate.Input, x.w.sent/bytesPerToken
 	}
 	return a
 }
 
-// bytesPerToken is about what a token of an answer has.
-const bytesPerToken = 4
+// usageOf reads a stored answer for what it says that it used when it was made.
+func (x *exchange) usageOf(e *cache.Entry) *dialect.Answer {
+	if x.call.Endpoint == "" {
+		return nil
+	}
+	answer := x.call.Answer(e.Status, e.Header)
+	body := answer.Body(io.NopCloser(bytes.NewReader(e.Body)))
+	_, _ = io.Copy(io.Discard, body) // what cannot be read says nothing
+	_ = body.Close()
+	return answer
+}
 
 // learn remembers what the request used, for the guesses about the next.
 func (x *exchange) learn(used amounts) {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/ratelimit"
@@ -33,6 +34,7 @@ type counts struct {
 	onFailure string
 	away      atomic.Bool
 	cause     atomic.Value // of the last failure, a string
+	told      atomic.Int64 // when a script's failure was logged last, in Unix nanoseconds
 	fallbacks atomic.Uint64
 	calls     map[redisstore.Op]*atomic.Uint64
 	failures  map[redisstore.Failure]*atomic.Uint64
@@ -52,7 +54,7 @@ func newCounts(c *config.Config, log *slog.Logger) (*counts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	if n.leases, err = ratelimit.NewLeases(ratelimit.LeaseOptions{Shared: n.redis, Observe: func(error) { n.fallbacks.Add(1) }}); err != nil {
+	if n.leases, err = ratelimit.NewLeases(ratelimit.LeaseOptions{Shared: n.redis, Observe: n.fellBack}); err != nil {
 		return nil, errors.Join(err, n.close(context.Background()))
 	}
 	n.fallback, err = ratelimit.NewFallback(ratelimit.FallbackOptions{
@@ -60,7 +62,7 @@ func newCounts(c *config.Config, log *slog.Logger) (*counts, error) {
 		OnFailure: ratelimit.OnFailure(c.Store.OnFailure),
 		Instances: func() int { return max(n.redis.Instances(), c.Instances) },
 		Keys:      maxCallers,
-		Observe:   func(error) { n.fallbacks.Add(1) },
+		Observe:   n.fellBack,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("store.%w", err), n.close(context.Background()))
@@ -77,25 +79,39 @@ func zeros[K comparable](keys []K) map[K]*atomic.Uint64 {
 	return m
 }
 
+// fellBack counts what the shared store did not do.
+func (n *counts) fellBack(error) { n.fallbacks.Add(1) }
+
 // observe counts what the store did, and says once when it goes away, and once
-// when it is back.
+// when it is back. One failure alone is no outage; but the goroutine that keeps the
+// connection is the first to know.
 func (n *counts) observe(e redisstore.Event) {
 	n.calls[e.Op].Add(1)
-	if e.Failure != redisstore.None {
-		n.failures[e.Failure].Add(1)
-	}
-	switch e.Failure {
-	case redisstore.None:
+	if e.Failure == redisstore.None {
 		if n.away.CompareAndSwap(true, false) {
 			n.log.Info("the shared store answers again")
 		}
-	case redisstore.Away: // not asked any more: one failure alone is no outage
-		if n.away.CompareAndSwap(false, true) {
-			cause, _ := n.cause.Load().(string)
-			n.log.Warn("the shared store does not answer", "on_failure", n.onFailure, "error", cause)
+		return
+	}
+	n.failures[e.Failure].Add(1)
+	cause := e.Err.Error()
+	switch {
+	case e.Failure == redisstore.Away:
+		cause, _ = n.cause.Load().(string)
+	case e.Failure == redisstore.Script:
+		// No outage, and it does not end by itself: a key holds something else.
+		if last := n.told.Load(); time.Since(time.Unix(0, last)) > time.Minute && n.told.CompareAndSwap(last, time.Now().UnixNano()) {
+			n.log.Warn("a script failed in the shared store", "on_failure", n.onFailure, "error", cause)
 		}
+		return
 	default:
-		n.cause.Store(e.Err.Error())
+		n.cause.Store(cause)
+		if e.Op != redisstore.OpRenew {
+			return
+		}
+	}
+	if n.away.CompareAndSwap(false, true) {
+		n.log.Warn("the shared store does not answer", "on_failure", n.onFailure, "error", cause)
 	}
 }
 

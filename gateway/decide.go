@@ -89,7 +89,9 @@ func (x *exchange) original() error {
 		return problem(http.StatusBadRequest, "Want the method and the target of the request to decide on, once each: X-Forwarded-Method and X-Forwarded-Uri, or X-Original-Method and X-Original-URI.")
 	}
 	u, err := url.ParseRequestURI(uri[0])
-	if err != nil || !strings.HasPrefix(uri[0], "/") {
+	// A fragment is no part of a target: the other server, or its application, may
+	// take the path to end there.
+	if err != nil || !strings.HasPrefix(uri[0], "/") || strings.Contains(uri[0], "#") {
 		return &weir.Problem{Status: http.StatusBadRequest, Detail: "The target of the request to decide on is no path.", Err: err}
 	}
 	// What becomes of the connection, the other server and its application say.

@@ -152,6 +152,7 @@ func TestDecideTargets(t *testing.T) {
 	f("two methods", d.nginx("GET", "/app/x", "X-Original-Method", "POST"), 400, one)
 	f("an empty method", d.traefik("", "/app/x"), 501, "is not a method")
 	f("an empty target", d.traefik("GET", ""), 400, "is no path")
+	f("a target that ends elsewhere for others", d.nginx("GET", "/app/x#y"), 400, "is no path")
 
 	const both = "stands in X-Original-URI and in X-Forwarded-Uri or -Method"
 	f("a target that a client wrote, passed on by nginx", d.nginx("GET", "/app/x", "X-Forwarded-Uri", "/read"), 400, both)

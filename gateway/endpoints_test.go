@@ -67,7 +67,7 @@ func TestEveryEndpointIsChargedForWhatItUsed(t *testing.T) {
 			{"name": "out", "quota": 1000000, "unit": "output_tokens", "window": "year", "algorithm": "fixed_window"},
 			{"name": "all", "quota": 1000000, "unit": "tokens", "window": "year", "algorithm": "fixed_window"}]`), "default")
 		if err == nil {
-			err = w.gateway.SetPolicies("default", policies)
+			_, err = w.gateway.SetPolicies("default", policies)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -50,17 +50,19 @@ type exchange struct {
 	keyed       bool // key is one
 	wishes      cache.Wishes
 	flight      *cache.Flight
+	stored      *cache.Entry // the answer, where the cache had it
 	cacheStatus string
 	cacheResult string
 
-	called   bool            // the upstream
-	relaying bool            // its answer
-	answer   *dialect.Answer // nil: it is not read
-	theirs   []dialect.Limit // what the upstream says is left of its quotas
-	target   string          // that answered
-	policy   string          // that refused
-	shadow   string          // that would have
-	err      error           // for the log
+	called     bool            // the upstream
+	unobtained bool            // its answer
+	relaying   bool            // it
+	answer     *dialect.Answer // nil: it is not read
+	theirs     []dialect.Limit // what the upstream says is left of its quotas
+	target     string          // that answered
+	policy     string          // that refused
+	shadow     string          // that would have
+	err        error           // for the log
 }
 
 func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request) *exchange {
@@ -128,7 +130,7 @@ func (x *exchange) authenticate() error {
 		}
 	}
 	x.plan = x.setup.planOf(caller)
-	if caller.Plan != "" && x.plan == defaultPlan && caller.Plan != defaultPlan {
+	if _, known := x.setup.plans[caller.Plan]; !known && caller.Plan != "" && caller.Plan != defaultPlan {
 		x.gateway.unknownPlans.Add(1) // only a token can name one
 	}
 	x.caller, x.exempt = caller, x.setup.callers.Exempt(caller)
@@ -140,6 +142,9 @@ func (x *exchange) authenticate() error {
 // or tokens that are not valid is refused before one more is looked at.
 func (x *exchange) identify() (weir.Caller, error) {
 	callers, attempts := x.setup.callers, x.gateway.attempts
+	if len(x.r.Header["X-Forwarded-For"]) > 0 {
+		defer x.warnOfProxy()
+	}
 	if !callers.Presents(x.r.Header) {
 		return callers.Identify(x.r.Context(), x.r.Header, x.r.RemoteAddr)
 	}
@@ -152,6 +157,14 @@ func (x *exchange) identify() (weir.Caller, error) {
 		attempts.Failed(network)
 	}
 	return caller, err
+}
+
+// warnOfProxy says once that there is a proxy in front that is not trusted, so that
+// all its clients count as one. What it said of them has been removed.
+func (x *exchange) warnOfProxy() {
+	if len(x.r.Header["X-Forwarded-For"]) == 0 && x.gateway.warned.CompareAndSwap(false, true) {
+		x.gateway.Logger().Warn("a proxy that is not in callers.trusted_proxies sent X-Forwarded-For: its clients count as one", "peer", x.r.RemoteAddr)
+	}
 }
 
 // readBody reads the whole body: its bytes are part of the cache's key, its

@@ -3,4 +3,4 @@ package gateway_test
 import "flag"
 
 // ledgerSize is how many requests TestCountersEqualTheLedger makes.
-var ledgerSize = flag.Int("ledger", 3200, "requests of the test of the ledger")
+var ledgerSize = flag.Int("ledger", 8000, "requests of the test of the ledger")

@@ -42,6 +42,7 @@ type Gateway struct {
 
 	attempts     *Attempts
 	unknownPlans atomic.Uint64
+	warned       atomic.Bool // of a proxy that is not trusted
 
 	changes sync.Mutex // held while a new setup is made of the present one
 }

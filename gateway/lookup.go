@@ -38,6 +38,7 @@ func (x *exchange) lookUp() (answered bool, err error) {
 		return false, nil
 	}
 	x.setCache(cache.HitStatus(entry, begin), telemetry.ResultHit)
+	x.stored = entry
 	x.peek()
 	cache.ServeHit(x.w, x.r, entry, begin)
 	return true, nil
@@ -71,6 +72,7 @@ func (x *exchange) join() (answered bool, err error) {
 		return false, err
 	}
 	x.setCache(cache.StatusCollapsed, telemetry.ResultCollapsed)
+	x.stored = entry
 	x.peek()
 	cache.ServeCollapsed(x.w, x.r, entry)
 	return true, nil

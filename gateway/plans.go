@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -83,11 +84,14 @@ func (s *setup) plansOf(o config.Override) []string {
 	if strings.HasPrefix(o.Caller, "jwt:") {
 		return append(slices.Collect(maps.Keys(s.plans)), defaultPlan)
 	}
-	plans := []string{defaultPlan}
+	var plans []string
 	for _, k := range s.config.Callers.Keys {
-		if "key:"+k.Caller == o.Caller && k.Plan != "" {
-			plans = append(plans, k.Plan)
+		if "key:"+k.Caller == o.Caller {
+			plans = append(plans, cmp.Or(k.Plan, defaultPlan))
 		}
+	}
+	if len(plans) == 0 {
+		return []string{defaultPlan}
 	}
 	return plans
 }
@@ -135,6 +139,9 @@ func policyNames(policies []config.Policy) []string {
 // ErrNoPlan says that there is no plan of a name.
 var ErrNoPlan = errors.New("there is no such plan")
 
+// Config is the configuration in force. It is only to be read.
+func (g *Gateway) Config() *config.Config { return g.setup.Load().config }
+
 // Policies are those of a plan as they are in force, and whether it is there.
 func (g *Gateway) Policies(plan string) ([]config.Policy, bool) {
 	p, ok := g.setup.Load().config.Plans[plan]
@@ -148,27 +155,28 @@ func (g *Gateway) Plans() []string {
 
 // SetPolicies changes what the callers of a plan may use, for all requests that
 // begin from now on. A policy that keeps its name keeps its counts: who was in debt
-// is in debt. The error is ErrNoPlan, or says what is wrong with the policies;
-// then nothing is changed.
-func (g *Gateway) SetPolicies(plan string, policies []config.Policy) error {
+// is in debt. It returns those that were in force before. The error is ErrNoPlan, or
+// says what is wrong with the policies; then nothing is changed.
+func (g *Gateway) SetPolicies(plan string, policies []config.Policy) (before []config.Policy, err error) {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	now := g.setup.Load()
-	if _, ok := now.config.Plans[plan]; !ok {
-		return ErrNoPlan
+	was, ok := now.config.Plans[plan]
+	if !ok {
+		return nil, ErrNoPlan
 	}
 	next, configured := *now, *now.config
 	configured.Plans = maps.Clone(configured.Plans)
 	configured.Plans[plan] = config.Plan{Policies: slices.Clone(policies)}
 	next.config = &configured
 	if err := next.buildPlans(configured.Plans); err != nil {
-		return err
+		return nil, err
 	}
 	needsModel := next.needsModel()
 	next.routes = make([]*route, len(now.routes))
 	for i, r := range now.routes {
 		if n := next.mostPolicies() + len(r.policies); n > ratelimit.MaxTakes {
-			return fmt.Errorf("%d policies together with those of route %q: want at most %d", n, r.name, ratelimit.MaxTakes)
+			return nil, fmt.Errorf("%d policies together with those of route %q: want at most %d", n, r.name, ratelimit.MaxTakes)
 		}
 		changed := *r
 		changed.reads = changed.reads || needsModel
@@ -176,5 +184,5 @@ func (g *Gateway) SetPolicies(plan string, policies []config.Policy) error {
 	}
 	g.metrics.Extend(telemetry.Labels{Policies: map[string][]string{"plan:" + plan: policyNames(policies)}})
 	g.setup.Store(&next)
-	return nil
+	return was.Policies, nil
 }

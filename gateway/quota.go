@@ -18,35 +18,76 @@ import (
 // corrects it.
 func (x *exchange) reserve() error {
 	if x.reserved {
-		return nil
+		return x.holdSlots()
 	}
+	x.listTakes(x.fill)
+	return x.take(x.takes)
+}
+
+// reserveHit is reserve for a request that may be answered from the cache, where
+// that is charged, too: it takes everything but slots, which only calls hold.
+func (x *exchange) reserveHit() error {
 	x.listTakes(func(t *ratelimit.Take) {
-		if x.decides && (t.Policy.Concurrent > 0 || t.Policy.Unit != ratelimit.Requests) {
-			return // its end will not be seen, nor its body
-		}
-		t.Cost = x.cost(t)
-		if t.Policy.Concurrent > 0 {
-			t.ID = x.slotID()
+		if t.Policy.Concurrent == 0 {
+			x.fill(t)
 		}
 	})
-	if len(x.takes) == 0 {
+	return x.take(x.takes)
+}
+
+// holdSlots takes the slots that reserveHit left out.
+func (x *exchange) holdSlots() error {
+	var due []ratelimit.Take
+	var from [ratelimit.MaxTakes]int
+	for i, t := range x.takes {
+		if t.Policy.Concurrent > 0 && t.Cost == 0 {
+			from[len(due)] = i
+			x.fill(&t)
+			due = append(due, t)
+		}
+	}
+	err := x.take(due)
+	for i, t := range due {
+		if err != nil {
+			t.Cost = 0 // not held
+		}
+		x.takes[from[i]] = t
+	}
+	return err
+}
+
+// fill says what t costs, and who holds its slot.
+func (x *exchange) fill(t *ratelimit.Take) {
+	if x.decides && (t.Policy.Concurrent > 0 || t.Policy.Unit != ratelimit.Requests) {
+		return // its end will not be seen, nor its body
+	}
+	t.Cost = x.cost(t)
+	if t.Policy.Concurrent > 0 {
+		t.ID = x.slotID()
+	}
+}
+
+func (x *exchange) take(takes []ratelimit.Take) error {
+	if len(takes) == 0 {
 		return nil
 	}
-	allowed, err := x.setup.counts.Take(x.r.Context(), x.takes, time.Now())
+	allowed, err := x.setup.counts.Take(x.r.Context(), takes, time.Now())
 	if err != nil {
-		x.takes, x.uncounted = nil, true
+		if !x.reserved {
+			x.takes, x.uncounted = nil, true
+		}
 		if x.r.Context().Err() != nil {
 			return x.r.Context().Err()
 		}
 		x.storeMode = storeClosed
 		return ratelimit.Unavailable(err)
 	}
-	x.countDecisions()
+	x.countDecisions(takes)
 	if allowed {
 		x.reserved = true
 		return nil
 	}
-	p := ratelimit.Refusal(x.takes)
+	p := ratelimit.Refusal(takes)
 	if p == nil {
 		return errors.New("the store of quotas refused without a reason")
 	}
@@ -54,20 +95,14 @@ func (x *exchange) reserve() error {
 	return p
 }
 
-func (x *exchange) countDecisions() {
-	for i := range x.takes {
-		t := &x.takes[i]
+func (x *exchange) countDecisions(takes []ratelimit.Take) {
+	x.noteMode(takes)
+	for i := range takes {
+		t := &takes[i]
 		decision := telemetry.ResultAllowed
 		switch {
-		case t.Mode == ratelimit.Unasked: // another policy refused before
+		case t.Mode >= ratelimit.Open: // nobody decided
 			continue
-		case t.Mode == ratelimit.Open:
-			x.storeMode = storeOpen
-			continue
-		case t.Mode == ratelimit.Local:
-			x.storeMode = storeLocal
-		}
-		switch {
 		case t.Decision.Allowed:
 		case t.Policy.Shadow:
 			decision = telemetry.ResultShadow
@@ -78,6 +113,18 @@ func (x *exchange) countDecisions() {
 			decision = telemetry.ResultDenied
 		}
 		x.gateway.metrics.Decision(t.Policy.Scope, t.Policy.Name, decision)
+	}
+}
+
+// noteMode remembers who decided, where it was not the shared store.
+func (x *exchange) noteMode(takes []ratelimit.Take) {
+	for i := range takes {
+		switch takes[i].Mode {
+		case ratelimit.Open:
+			x.storeMode = storeOpen
+		case ratelimit.Local:
+			x.storeMode = storeLocal
+		}
 	}
 }
 
@@ -101,10 +148,14 @@ func (x *exchange) peek() {
 	if _, err := x.setup.counts.Take(x.r.Context(), x.takes, time.Now()); err != nil {
 		x.takes = nil
 	}
+	x.noteMode(x.takes)
 }
 
 // giveBack returns what was reserved for an answer that never came.
-func (x *exchange) giveBack() { x.settle(amounts{}) }
+func (x *exchange) giveBack() {
+	x.unobtained = true
+	x.settle(amounts{})
+}
 
 // settle ends what reserve began, once: it charges what was used in place of what
 // was reserved, and frees the slots.
@@ -113,18 +164,41 @@ func (x *exchange) settle(used amounts) {
 		return
 	}
 	x.reserved = false
-	due := make([]ratelimit.Take, 0, len(x.takes))
+	x.correct(func(t *ratelimit.Take) int64 {
+		if t.Policy.Concurrent > 0 {
+			return -t.Cost
+		}
+		return used.of(t.Policy.Unit) - t.Cost
+	})
+}
+
+// freeSlots frees the slots before the rest is settled.
+func (x *exchange) freeSlots() {
+	if !x.reserved {
+		return
+	}
+	x.correct(func(t *ratelimit.Take) int64 {
+		if t.Policy.Concurrent > 0 {
+			return -t.Cost
+		}
+		return 0
+	})
+	for i := range x.takes {
+		if t := &x.takes[i]; t.Policy.Concurrent > 0 {
+			t.Cost = 0
+		}
+	}
+}
+
+// correct settles each take by what cost says of it.
+func (x *exchange) correct(cost func(*ratelimit.Take) int64) {
+	var due []ratelimit.Take
 	var from [ratelimit.MaxTakes]int
 	for i, t := range x.takes {
 		if t.Mode == ratelimit.Open || t.Policy.Shadow && !t.Decision.Allowed {
 			continue // nothing was taken
 		}
-		if t.Policy.Concurrent > 0 {
-			t.Cost = -1
-		} else {
-			t.Cost = used.of(t.Policy.Unit) - t.Cost
-		}
-		if t.Cost != 0 {
+		if t.Cost = cost(&t); t.Cost != 0 {
 			from[len(due)] = i
 			due = append(due, t)
 		}

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -297,7 +298,7 @@ func (w *weir) until(holds func() bool) {
 func TestCountersEqualTheLedger(t *testing.T) {
 	var ledger atomic.Int64 // of requests that an upstream answered
 	w := start(t, `
-plans: {default: {policies: [{name: slots, concurrent: 64}, {name: r, quota: 10000000, window: 366d}, {name: t, quota: 1000000000, unit: tokens, window: 366d}]}}
+plans: {default: {policies: [{name: slots, concurrent: 64}, {name: r, quota: 10000000, window: 366d}, {name: t, quota: 1000000000, unit: tokens, window: year, algorithm: fixed_window}]}}
 upstreams: {llm: {targets: ["%s"], dialect: openai, timeouts: {first_byte: 2s}}}
 routes:
   - {name: look, match: {path: /look}, upstream: llm, max_body: 100}
@@ -352,6 +353,22 @@ routes:
 	used := 10_000_000 - w.left("/look", "r")
 	if used < ledger.Load() || used > ledger.Load()+left.Load() {
 		t.Errorf("%d requests are counted, %d were answered and %d clients left", used, ledger.Load(), left.Load())
+	}
+	tokens := 1_000_000_000 - w.left("/look", "t")
+	if err := w.gateway.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var logged int64
+	for line := range strings.Lines(w.log.String()) {
+		var entry struct {
+			Input  int64 `json:"input_tokens"`
+			Output int64 `json:"output_tokens"`
+		}
+		_ = json.Unmarshal([]byte(line), &entry)
+		logged += entry.Input + entry.Output
+	}
+	if tokens != logged {
+		t.Errorf("%d tokens are counted, the log has %d", tokens, logged)
 	}
 }
 
@@ -455,7 +472,7 @@ routes: [{match: {path: /*}, upstream: u}]
 	}
 	change := func(texts ...string) {
 		t.Helper()
-		if err := w.gateway.SetPolicies("default", policiesOf(t, texts...)); err != nil {
+		if _, err := w.gateway.SetPolicies("default", policiesOf(t, texts...)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -475,7 +492,7 @@ routes: [{match: {path: /*}, upstream: u}]
 	if a := w.send("GET", "/", ""); a.header.Get("RateLimit-Policy") != `"default";q=1000;w=60, "default-2";q=7;w=3600` {
 		t.Errorf("%v", a.header)
 	}
-	if err := w.gateway.SetPolicies("gold", nil); err != gateway.ErrNoPlan {
+	if _, err := w.gateway.SetPolicies("gold", nil); err != gateway.ErrNoPlan {
 		t.Errorf("a plan that is not there: %v", err)
 	}
 	if got := w.metric(`weir_ratelimit_decisions_total{policy="default-2",result="allowed",scope="plan:default"}`); got == "" {

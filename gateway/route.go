@@ -16,7 +16,7 @@ func (x *exchange) route() error {
 		return err
 	}
 	if x.chosen.config.Cache.ChargeHits {
-		if err := x.reserve(); err != nil { // 429
+		if err := x.reserveHit(); err != nil { // 429, 503
 			return err
 		}
 	}
@@ -27,7 +27,7 @@ func (x *exchange) route() error {
 		return err
 	}
 	defer x.flight.Leave()
-	if err := x.reserve(); err != nil { // 429
+	if err := x.reserve(); err != nil { // 429, 503
 		return err
 	}
 	resp, err := x.ask() // 502, 503, 504

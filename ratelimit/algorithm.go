@@ -101,7 +101,7 @@ const (
 
 // gauge is what a store needs of a policy at every take, worked out once.
 type gauge struct {
-	id       uint64 // of scope, name and unit; not of the quota, so that an edited policy keeps its counts
+	id       uint64 // of scope, name, unit and the length of windows; not of the quota, so that an edited policy keeps its counts
 	kind     kind
 	scale    uint8 // the exponent of the most that can be used, for comparing debts
 	shadow   bool
@@ -140,8 +140,12 @@ func newGauge(p *Policy) *gauge {
 		g.capacity = time.Duration(g.burst) * g.interval
 		g.perNano = 1 / float64(g.interval)
 	}
-	// The same policy as a bucket and as windows has counts of different meaning.
+	// As a bucket and as windows, and in windows of two lengths, a policy has counts
+	// that mean different things: what was used today says nothing of this minute.
 	g.id += uint64(g.kind)
+	if g.kind == sliding || g.kind == fixed {
+		g.id += uint64(g.window) * 0x9e3779b97f4a7c15
+	}
 	g.scale = uint8(bits.Len64(uint64(g.burst)))
 	if g.kind == bucket {
 		g.scale = uint8(bits.Len64(uint64(g.capacity)))

@@ -13,8 +13,9 @@ type OnFailure string
 // What can become of takes that the shared store cannot decide.
 const (
 	// FailLocal lets each instance enforce its share: the quota and the burst
-	// divided by the number of instances. When the store goes away the shares are
-	// unused, so at most one burst more is admitted than with it, once an outage.
+	// divided by the number of instances. What the shared store admits uses the
+	// share up, too, as far as it goes: a store that comes and goes admits little
+	// more than one that stays, and an outage at most one burst more, once.
 	FailLocal OnFailure = "local"
 	// FailOpen admits all of them.
 	FailOpen OnFailure = "open"
@@ -82,6 +83,9 @@ func (f *Fallback) Take(ctx context.Context, takes []Take, now time.Time) (bool,
 		takes[i].Mode = Shared
 	}
 	allowed, err := f.options.Shared.Take(ctx, takes, now)
+	if err == nil && allowed && f.options.OnFailure == FailLocal {
+		f.mirror(ctx, takes, now)
+	}
 	if err == nil || ctx.Err() != nil {
 		return allowed, err
 	}
@@ -101,6 +105,25 @@ func (f *Fallback) Take(ctx context.Context, takes []Take, now time.Time) (bool,
 		takes[i].Decision, takes[i].Taken, takes[i].Mode = shares[i].Decision, shares[i].Taken, Local
 	}
 	return allowed, err
+}
+
+// mirror uses the local shares up by what the shared store admitted, until each is
+// overdrawn: were it charged less, a store that comes and goes would admit twice as
+// much; were it charged more, an instance that serves more than its share would
+// have to wait for that in an outage. Slots are left out: nobody would free them.
+func (f *Fallback) mirror(ctx context.Context, takes []Take, now time.Time) {
+	for _, t := range f.shares(takes) {
+		if t.Cost <= 0 || t.Policy.Concurrent > 0 || !t.Decision.Allowed {
+			continue
+		}
+		look := []Take{t}
+		look[0].Cost = 0
+		// A memory store fails only for takes that are not well formed.
+		if fits, _ := f.local.Take(ctx, look, now); fits {
+			look[0].Cost = t.Cost
+			_ = f.local.Settle(ctx, look, now)
+		}
+	}
 }
 
 // Settle implements Store: each take is corrected where it was decided.
@@ -131,20 +154,26 @@ func (f *Fallback) shares(takes []Take) []Take {
 	n := int64(max(f.options.Instances(), 1))
 	shares := make([]Take, len(takes))
 	for i, t := range takes {
-		t.Policy = t.Policy.share(n)
+		t.Policy = t.Policy.share(n, t.Cost)
 		shares[i] = t
 	}
 	return shares
 }
 
 // share is p for one of n instances: its rate and its burst divided by n, at
-// least one unit of each.
-func (p *Policy) share(n int64) *Policy {
+// least one unit of each. A cost that the policy would admit is admitted by a share
+// that is full, whatever its size: it waits for it afterwards, not before, because
+// before would be for ever.
+func (p *Policy) share(n, cost int64) *Policy {
 	g := *p.ready
-	g.burst = max(g.burst/n, 1)
+	g.burst = max(g.burst/n, min(cost, g.burst), 1)
 	if g.kind == bucket {
-		// Each unit comes back n times as slowly. The bound is Validate's.
-		g.interval = min(g.interval*time.Duration(n), maxDebt/time.Duration(g.burst))
+		// Each unit comes back n times as slowly, within the bounds of Validate.
+		most := maxDebt / time.Duration(g.burst)
+		if slower := most / g.interval; n <= int64(slower) {
+			most = g.interval * time.Duration(n)
+		}
+		g.interval = most
 		g.capacity = time.Duration(g.burst) * g.interval
 		g.perNano = 1 / float64(g.interval)
 	}

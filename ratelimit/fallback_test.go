@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/ratelimit"
 )
 
@@ -88,6 +89,52 @@ func TestFallback(t *testing.T) {
 			}
 		})
 	}
+	t.Run("admits what the policy would admit, however small the share", func(t *testing.T) {
+		f := fallback(t, &absent{away: true}, ratelimit.FailLocal, 4)
+		for _, p := range []*ratelimit.Policy{
+			prepare(t, ratelimit.Policy{Name: "b", Quota: 1200, Window: time.Minute}),
+			prepare(t, ratelimit.Policy{Name: "f", Quota: 1200, Window: time.Minute, Algorithm: ratelimit.FixedWindow}),
+		} {
+			for i, want := range []bool{true, false} { // the first is owed: a share has 300
+				takes := []ratelimit.Take{{Policy: p, Key: "k", Cost: 1000}}
+				allowed, err := f.Take(ctx, takes, now)
+				if d := takes[0].Decision; allowed != want || err != nil || !allowed && d.RetryAfter <= 0 {
+					t.Errorf("%s, take %d: %t %v %+v", p.Name, i, allowed, err, d)
+				}
+			}
+			takes := []ratelimit.Take{{Policy: p, Key: "l", Cost: 1201}}
+			if allowed, _ := f.Take(ctx, takes, now); allowed || takes[0].Decision.RetryAfter != weir.Never {
+				t.Errorf("%s: a cost above the burst: %+v", p.Name, takes[0].Decision)
+			}
+		}
+	})
+	t.Run("does not overflow", func(t *testing.T) {
+		f := fallback(t, &absent{away: true}, ratelimit.FailLocal, 10_000)
+		p, admitted := prepare(t, ratelimit.Policy{Name: "y", Quota: 1, Window: ratelimit.Year}), 0
+		for range 1000 {
+			if allowed, _, _ := take(t, f, p); allowed {
+				admitted++
+			}
+		}
+		if admitted != 1 {
+			t.Errorf("admitted %d", admitted)
+		}
+	})
+	t.Run("admits little more with a store that comes and goes", func(t *testing.T) {
+		s := &absent{MemoryStore: ratelimit.NewMemoryStore(0)}
+		f := fallback(t, s, ratelimit.FailLocal, 1)
+		p, admitted := prepare(t, ratelimit.Policy{Name: "p", Quota: 10, Window: time.Second}), 0
+		for i := range 60 * 40 { // a minute, 40 a second, every second take without the store
+			s.away = i%2 == 1
+			takes := []ratelimit.Take{{Policy: p, Key: "k", Cost: 1}}
+			if allowed, _ := f.Take(ctx, takes, now.Add(time.Duration(i)*25*time.Millisecond)); allowed {
+				admitted++
+			}
+		}
+		if most := 10 + 60*10 + 20; admitted > most {
+			t.Errorf("admitted %d, want at most %d", admitted, most)
+		}
+	})
 	t.Run("gives a share back as slowly as it is small", func(t *testing.T) {
 		f := fallback(t, &absent{away: true}, ratelimit.FailLocal, 4)
 		var last ratelimit.Take

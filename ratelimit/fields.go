@@ -67,7 +67,7 @@ func tightestFirst(takes []Take, order []int) []int {
 		}
 		// Insertion: there are few, and nothing is allocated.
 		order = append(order, i)
-		for j := i; j > 0 && takes[i].tighter(&takes[order[j-1]]); j-- {
+		for j := len(order) - 1; j > 0 && takes[i].tighter(&takes[order[j-1]]); j-- {
 			order[j], order[j-1] = order[j-1], i
 		}
 	}

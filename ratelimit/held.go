@@ -12,9 +12,13 @@ type held struct {
 const heldShards = 64
 
 type heldShard struct {
-	mu sync.Mutex
-	by map[slotKey]map[string]struct{} // guarded by mu; of each count the IDs
+	mu    sync.Mutex
+	by    map[slotKey]map[string]struct{} // guarded by mu; of each count the IDs
+	spare []map[string]struct{}           // guarded by mu; empty, for the next
 }
+
+// maxSpare is how many empty maps a shard keeps.
+const maxSpare = 16
 
 // slotKey names a count in full: a collision would take somebody's slot away.
 type slotKey struct {
@@ -44,7 +48,11 @@ func (s *heldShard) hold(k slotKey, id string) {
 	}
 	ids := s.by[k]
 	if ids == nil {
-		ids = map[string]struct{}{}
+		if last := len(s.spare) - 1; last >= 0 {
+			ids, s.spare = s.spare[last], s.spare[:last]
+		} else {
+			ids = map[string]struct{}{}
+		}
 		s.by[k] = ids
 	}
 	ids[id] = struct{}{}
@@ -53,7 +61,14 @@ func (s *heldShard) hold(k slotKey, id string) {
 // free takes id's slot back, if it holds one. The caller holds s.mu.
 func (s *heldShard) free(k slotKey, id string) {
 	ids := s.by[k]
-	if delete(ids, id); len(ids) == 0 {
-		delete(s.by, k)
+	if _, holds := ids[id]; !holds {
+		return
+	}
+	if delete(ids, id); len(ids) > 0 {
+		return
+	}
+	delete(s.by, k)
+	if len(s.spare) < maxSpare {
+		s.spare = append(s.spare, ids)
 	}
 }

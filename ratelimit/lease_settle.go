@@ -104,11 +104,14 @@ func (l *Leases) answered(a *asked, before, after int64, err error) {
 	shard := &l.shards[l.shardOf(a.lease.key.policy, a.lease.key.key)]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
+	same := a.lease.policy.same(a.grant.Policy)
 	switch {
+	case err != nil && a.grant.Owed > 0 && !same:
+		l.settleApart(a.lease.key, a.grant.Policy, a.grant.Owed)
 	case err != nil && a.grant.Owed > 0:
 		a.lease.owed += a.grant.Owed // was bounded when it was taken from there
 		l.enqueue(a.lease)
-	case err == nil && a.lease.policy == a.grant.Policy: // not changed meanwhile
+	case err == nil && same: // else it was changed meanwhile
 		a.lease.granted(&a.grant, before, after)
 	}
 	if a.call != nil {
@@ -124,6 +127,14 @@ func (c *leaseTakes) owe(l *lease, units int64) {
 	if units != 0 {
 		l.charge(units, c.now)
 		c.enqueue(l)
+	}
+}
+
+// settleApart has units of p settled soon, without the lease of the count, which is
+// one of other numbers.
+func (l *Leases) settleApart(count slotKey, p *Policy, units int64) {
+	if units != 0 {
+		l.enqueue(&lease{key: count, policy: p, owed: units})
 	}
 }
 
@@ -207,14 +218,18 @@ func (c *leaseTakes) settle() (asks []asked) {
 }
 
 // known is the lease of the i-th take; where there is none it is one that is not
-// kept: a correction is no reason to forget another.
+// kept: a correction is no reason to forget another. Nor is it one to change a lease
+// of other numbers: the units of a request that began by old ones are worth what
+// they were worth then.
 func (c *leaseTakes) known(i int) *lease {
 	t := &c.takes[i]
 	key := slotKey{policy: t.Policy.ready.id, key: t.Key}
-	if c.Leases.shards[c.at[i]].leases[key] == nil {
+	l := c.Leases.shards[c.at[i]].leases[key]
+	if l == nil || !l.policy.same(t.Policy) {
 		return &lease{key: key, policy: t.Policy}
 	}
-	return c.lease(i)
+	l.used = c.now
+	return l
 }
 
 // settled says what is left, where that is known.

@@ -24,6 +24,16 @@ type lease struct {
 	owed   int64 // to be settled with the next call
 	queued bool  // for the next flush
 	used   int64 // when it was last used
+
+	strict strictWait
+}
+
+// same says that p and q, policies of one count, have the same numbers, so that
+// what was granted by one is good by the other: a configuration that is read again
+// makes other Policies of what did not change.
+func (p *Policy) same(q *Policy) bool {
+	return p == q || p.ready.interval == q.ready.interval && p.ready.burst == q.ready.burst &&
+		p.MaxExcess == q.MaxExcess && p.Window == q.Window
 }
 
 // segment is one grant: units in a row, of which the i-th may be used from

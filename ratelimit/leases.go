@@ -40,8 +40,12 @@ type LeaseOptions struct {
 // less than a unit are taken from the shared store as ever, in one call.
 //
 // A take that is denied here costs no call, and its RetryAfter is exact, as far as
-// anybody knows: what others were granted meanwhile is not. An error of the
-// shared store is returned only where there is nothing left to decide with.
+// anybody knows: what others were granted meanwhile is not. Where policies without
+// leases stand in the same call they are not asked then, and RetryAfter is a lower
+// bound: they may have no room for longer. What the shared store last said of one
+// that denied such a call is remembered, and RetryAfter is no shorter than that. An
+// error of the shared store is returned only where there is nothing left to decide
+// with.
 //
 // Units given back serve the next take here. What there is no place for, and what
 // is charged after the fact, reaches the shared store with the next call, at the
@@ -160,15 +164,22 @@ func (l *Leases) Take(ctx context.Context, takes []Take, now time.Time) (bool, e
 			}
 			return c.takeStrict(ctx, now)
 		}
-		if round == leaseRounds {
-			c.strict |= c.asking
-			continue
-		}
-		if err := c.refill(ctx, now); err != nil {
+		if err := c.ask(ctx, now, round); err != nil {
 			return false, err
 		}
-		c.now = max(c.now, l.clock())
 	}
+}
+
+// ask gets the grants that are needed. After leaseRounds the shared store decides
+// what still needs one, so every further round has fewer leases to try.
+func (c *leaseTakes) ask(ctx context.Context, now time.Time, round int) error {
+	if round >= leaseRounds {
+		c.strict |= c.asking
+		return nil
+	}
+	err := c.refill(ctx, now)
+	c.now = max(c.now, c.clock())
+	return err
 }
 
 // classify says which takes the shared store decides, and returns how many. A
@@ -224,7 +235,7 @@ func (c *leaseTakes) try(first bool) (allowed, decided bool) {
 	c.lock()
 	defer c.unlock()
 	allowed, c.asking = true, 0
-	var used uint32
+	var used, denied uint32
 	for i := range c.takes {
 		if c.strict&(1<<i) != 0 {
 			continue
@@ -241,7 +252,10 @@ func (c *leaseTakes) try(first bool) (allowed, decided bool) {
 		case taken:
 			used |= 1 << i
 		case refused:
-			allowed = allowed && t.Policy.ready.shadow
+			if !t.Policy.ready.shadow {
+				allowed = false
+				denied |= 1 << i
+			}
 		case unknown:
 			c.asking |= 1 << i
 		}
@@ -253,6 +267,7 @@ func (c *leaseTakes) try(first bool) (allowed, decided bool) {
 		c.back(bits.TrailingZeros32(set))
 	}
 	if !allowed {
+		c.advise(denied)
 		c.unasked()
 	}
 	return allowed, !allowed
@@ -266,14 +281,6 @@ func (c *leaseTakes) back(i int) {
 		c.owe(l, -rest)
 	}
 	t.Decision = l.decision(c.now, Decision{Allowed: true})
-}
-
-// unasked marks the takes that nobody decided.
-func (c *leaseTakes) unasked() {
-	for set := c.strict | c.asking; set != 0; set &= set - 1 {
-		t := &c.takes[bits.TrailingZeros32(set)]
-		t.Decision, t.Mode = Decision{Allowed: true, Remaining: t.Policy.ready.burst}, Unasked
-	}
 }
 
 // lease is that of the i-th take. The caller holds the lock.
@@ -290,21 +297,22 @@ func (c *leaseTakes) lease(i int) *lease {
 		l = &lease{key: key, policy: t.Policy, since: c.now}
 		shard.leases[key] = l
 	}
-	if l.policy != t.Policy {
-		l.change(t.Policy)
+	if !l.policy.same(t.Policy) {
+		c.change(l, t.Policy)
 	}
 	l.used = c.now
 	return l
 }
 
-// change makes l a lease of p, which is another version of its policy: what was
-// granted by other numbers is lost.
-func (l *lease) change(p *Policy) {
-	was := l.policy
-	l.policy = p
-	if was.ready.interval != p.ready.interval || was.ready.capacity != p.ready.capacity || was.Slack() != p.Slack() {
-		l.count, l.asked, l.denied, l.valid, l.rate = 0, 0, false, 0, 0
-	}
+// change makes l a lease of p, which has other numbers: what was granted by the
+// old ones is lost, and what is owed by them is settled by them. The policy of the
+// latest take is taken for the newest: requests take when they begin, so those of an
+// old configuration do so for moments only, and what they settle much later changes
+// nothing here. The caller holds the lock.
+func (c *leaseTakes) change(l *lease, p *Policy) {
+	c.settleApart(l.key, l.policy, l.owed)
+	l.policy, l.owed = p, 0
+	l.count, l.asked, l.denied, l.valid, l.rate = 0, 0, false, 0, 0
 }
 
 // evict forgets the one of a few leases that was used longest ago. What it owes
@@ -322,33 +330,4 @@ func (s *leaseShard) evict() {
 		}
 	}
 	delete(s.leases, oldest.key)
-}
-
-// takeStrict takes from the shared store what leases do not decide. What they
-// gave is put back where it denies.
-func (c *leaseTakes) takeStrict(ctx context.Context, now time.Time) (bool, error) {
-	strict := make([]Take, 0, bits.OnesCount32(c.strict))
-	for set := c.strict; set != 0; set &= set - 1 {
-		strict = append(strict, c.takes[bits.TrailingZeros32(set)])
-	}
-	allowed, err := c.options.Shared.Take(ctx, strict, now)
-	if err == nil {
-		n := 0
-		for set := c.strict; set != 0; set &= set - 1 {
-			c.takes[bits.TrailingZeros32(set)] = strict[n]
-			n++
-		}
-		if allowed {
-			return true, nil
-		}
-	}
-	c.lock()
-	defer c.unlock()
-	for i := range c.takes {
-		// What shadow denied was not used.
-		if c.strict&(1<<i) == 0 && c.takes[i].Decision.Allowed {
-			c.back(i)
-		}
-	}
-	return false, err
 }

@@ -244,7 +244,12 @@ func TestByIP(t *testing.T) {
 		"[::ffff:192.0.2.1]:80":          "192.0.2.1",
 		"[2001:db8:1:2:3:4:5:6]:80":      "2001:db8:1:2::/64",
 		"[2001:db8:1:2:ffff::1%eth0]:80": "2001:db8:1:2::/64",
-		"@":                              "@",
+		// NAT64, 6to4 and Teredo: each is one IPv4 client, and not all of them one.
+		"[64:ff9b::203.0.113.7]:80":    "203.0.113.7",
+		"[64:ff9b::198.51.100.9]:80":   "198.51.100.9",
+		"[2002:cb00:7107::1]:80":       "203.0.113.7",
+		"[2001:0:1:2:3:4:34ff:8ef8]:1": "203.0.113.7",
+		"@":                            "@",
 	} {
 		if got := ratelimit.ByIP(&http.Request{RemoteAddr: addr}); got != want {
 			t.Errorf("%s: %s, want %s", addr, got, want)
@@ -254,5 +259,22 @@ func TestByIP(t *testing.T) {
 	r = r.WithContext(weir.WithCaller(r.Context(), weir.Caller{ID: "key:alice"}))
 	if got := ratelimit.ByCaller(r); got != "key:alice" {
 		t.Errorf("ByCaller: %s", got)
+	}
+}
+
+// Policies in shadow are left out of what is told: they may not disturb the order of
+// the others, wherever they stand.
+func TestShadowsInFrontChangeNoAdvice(t *testing.T) {
+	shadow := func(name string) ratelimit.Policy {
+		return ratelimit.Policy{Name: name, Quota: 1, Window: time.Second, Shadow: true}
+	}
+	l := limiter(t, ratelimit.Options{Policies: []ratelimit.Policy{
+		shadow("s"), shadow("t"),
+		{Name: "short", Quota: 1, Window: 2 * time.Second}, {Name: "long", Quota: 1, Window: time.Hour},
+	}})
+	serve(l, "192.0.2.1:1")
+	resp := serve(l, "192.0.2.1:1")
+	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "3600" || resp.Header.Get("RateLimit-Policy") != `"long";q=1;w=3600, "short";q=1;w=2` {
+		t.Errorf("%s %v", resp.Status, resp.Header)
 	}
 }

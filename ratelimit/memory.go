@@ -78,8 +78,7 @@ func (s *MemoryStore) Take(_ context.Context, takes []Take, now time.Time) (bool
 	if err := Check(takes); err != nil {
 		return false, err
 	}
-	c := call{store: s, takes: takes, now: s.unix(now)}
-	return c.take(), nil
+	return s.takeAll(takes, s.unix(now)), nil
 }
 
 // takeOne is the way of most requests: one bucket, under one lock.
@@ -116,8 +115,9 @@ func (s *MemoryStore) Settle(_ context.Context, takes []Take, now time.Time) err
 		return err
 	}
 	for i := range takes {
+		var room [1]place
 		c := call{store: s, takes: takes[i : i+1], now: s.unix(now)}
-		c.settle()
+		c.settle(room[:])
 	}
 	return nil
 }
@@ -130,9 +130,14 @@ func (s *MemoryStore) unix(now time.Time) int64 {
 }
 
 func (s *MemoryStore) hash(g *gauge, key string) uint64 {
+	return g.hash(maphash.String(s.seed, key))
+}
+
+// hash is that of g's count for a key with the seeded hash.
+func (g *gauge) hash(key uint64) uint64 {
 	// The multiplication spreads the policy's part over all bits; the seeded
 	// hash of the key keeps the sum unpredictable.
-	hi, lo := bits.Mul64(maphash.String(s.seed, key)^g.id, 0x9e3779b97f4a7c15)
+	hi, lo := bits.Mul64(key^g.id, 0x9e3779b97f4a7c15)
 	return hi ^ lo
 }
 
@@ -141,100 +146,127 @@ type call struct {
 	store  *MemoryStore
 	takes  []Take
 	now    int64
-	hashes [MaxTakes]uint64
-	states [MaxTakes]State // as they are to be written
-	locks  [MaxTakes]lockID
-	locked int
+	order  [MaxTakes]uint8  // of counts, each lock once and ascending
+	locked int              // of order
+	wide   *table[[3]int64] // of windows; nil where no take needs it
+}
+
+// place is where one of the counts is, and what the call makes of it.
+type place struct {
+	hash  uint64
+	lock  lockID
+	state State           // as it is to be written
+	own   *slot[[1]int64] // of a bucket, where it has one
+}
+
+// fewTakes is how many most calls have at most. To clear room for the most that a
+// call can have would cost them as much as the rest.
+const fewTakes = 4
+
+func (s *MemoryStore) takeAll(takes []Take, now int64) bool {
+	if len(takes) <= fewTakes {
+		var room [fewTakes]place
+		c := call{store: s, takes: takes, now: now}
+		return c.take(room[:len(takes)])
+	}
+	var room [MaxTakes]place
+	c := call{store: s, takes: takes, now: now}
+	return c.take(room[:len(takes)])
 }
 
 // take decides all, and only then writes: what is denied leaves no trace.
-func (c *call) take() bool {
-	c.lock()
-	defer c.unlock()
+func (c *call) take(counts []place) bool {
+	c.lock(counts)
 	allowed := true
 	for i := range c.takes {
 		t := &c.takes[i]
 		g, cost := t.Policy.ready, t.Cost
-		c.state(i)
-		if g.kind == slots && c.holds(i) {
+		c.state(counts, i)
+		if g.kind == slots && c.holds(counts, i) {
 			cost = 0
 		}
-		g.decide(&c.states[i], cost, c.now, &t.Decision)
+		g.decide(&counts[i].state, cost, c.now, &t.Decision)
 		t.Taken = c.now
-		allowed = allowed && (t.Decision.Allowed || t.Policy.ready.shadow)
+		allowed = allowed && (t.Decision.Allowed || g.shadow)
 	}
 	for i := range c.takes {
 		t := &c.takes[i]
 		switch {
 		case !allowed: // what is left, is left over again: say so
 			yes, wait := t.Decision.Allowed, t.Decision.RetryAfter
-			c.load(i)
-			t.Policy.ready.decide(&c.states[i], 0, c.now, &t.Decision)
+			c.load(i, &counts[i])
+			t.Policy.ready.decide(&counts[i].state, 0, c.now, &t.Decision)
 			t.Decision.Allowed, t.Decision.RetryAfter = yes, wait
 		case t.Decision.Allowed && t.Cost > 0:
-			c.write(i)
+			c.write(i, &counts[i])
 		}
 	}
+	c.unlock(counts)
 	return allowed
 }
 
-func (c *call) settle() {
-	c.lock()
-	defer c.unlock()
-	t := &c.takes[0]
+func (c *call) settle(counts []place) {
+	c.lock(counts)
+	t, n := &c.takes[0], &counts[0]
 	g := t.Policy.ready
-	c.load(0)
-	switch was := c.states[0]; {
+	c.load(0, n)
+	switch was := n.state; {
 	case t.Cost == 0:
 	case g.kind != slots:
-		c.states[0] = t.Policy.Settle(was, t.Cost, t.Taken, c.now)
-		if !g.idle(was, c.now) || !g.idle(c.states[0], c.now) {
-			c.write(0) // a count of nothing may not displace anybody
+		n.state = t.Policy.Settle(was, t.Cost, t.Taken, c.now)
+		if !g.idle(was, c.now) || !g.idle(n.state, c.now) {
+			c.write(0, n) // a count of nothing may not displace anybody
 		}
 	case t.Cost < 0:
-		c.store.held.shard(c.hashes[0]).free(c.slotKey(0), t.ID)
-		c.load(0)
+		c.store.held.shard(n.hash).free(c.slotKey(0), t.ID)
+		c.load(0, n)
 	}
-	g.decide(&c.states[0], 0, c.now, &t.Decision)
+	g.decide(&n.state, 0, c.now, &t.Decision)
 	t.Decision.Allowed, t.Decision.RetryAfter = true, 0
+	c.unlock(counts)
 }
 
 // state sets the i-th state to the count as the takes before it in this call leave
 // it.
-func (c *call) state(i int) {
+func (c *call) state(counts []place, i int) {
+	c.load(i, &counts[i])
 	for j := i - 1; j >= 0; j-- {
-		if c.hashes[j] == c.hashes[i] && c.takes[j].Policy.ready.id == c.takes[i].Policy.ready.id && c.takes[j].Decision.Allowed {
-			c.states[i] = c.states[j]
+		if counts[j].hash == counts[i].hash && c.takes[j].Policy.ready.id == c.takes[i].Policy.ready.id && c.takes[j].Decision.Allowed {
+			counts[i].state = counts[j].state
 			return
 		}
 	}
-	c.load(i)
 }
 
 // load sets the i-th state to the count as it is.
-func (c *call) load(i int) {
-	g, hash := c.takes[i].Policy.ready, c.hashes[i]
+func (c *call) load(i int, n *place) {
+	g := c.takes[i].Policy.ready
 	switch g.kind {
 	case bucket:
-		c.states[i] = State{At: c.store.buckets.group(hash).find(g.tag(hash))[0]}
+		n.state.At, n.own = 0, c.store.buckets.group(n.hash).own(g.tag(n.hash))
+		if n.own != nil {
+			n.state.At = n.own.cell[0]
+		}
 	case slots:
-		c.states[i] = State{Used: int64(len(c.store.held.shard(hash).by[c.slotKey(i)]))}
+		n.state.Used = int64(len(c.store.held.shard(n.hash).by[c.slotKey(i)]))
 	default:
-		w := c.store.windows().group(hash).find(g.tag(hash))
-		c.states[i] = State{At: w[0], Used: w[1], Before: w[2]}
+		w := c.wide.group(n.hash).find(g.tag(n.hash))
+		n.state.At, n.state.Used, n.state.Before = w[0], w[1], w[2]
 	}
 }
 
-func (c *call) write(i int) {
-	g, hash, s := c.takes[i].Policy.ready, c.hashes[i], c.states[i]
-	evicted := false
-	switch g.kind {
-	case bucket:
-		evicted = c.store.buckets.group(hash).put(g.tag(hash), [1]int64{s.At}, c.now)
-	case slots:
-		c.store.held.shard(hash).hold(c.slotKey(i), c.takes[i].ID)
+func (c *call) write(i int, n *place) {
+	g := c.takes[i].Policy.ready
+	tag, evicted := g.tag(n.hash), false
+	switch {
+	case g.kind == slots:
+		c.store.held.shard(n.hash).hold(c.slotKey(i), c.takes[i].ID)
+	case g.kind != bucket:
+		evicted = c.wide.group(n.hash).put(tag, [3]int64{n.state.At, n.state.Used, n.state.Before}, c.now)
+	case n.own != nil && n.own.is(tag): // an earlier take of this call may have displaced it
+		n.own.tag, n.own.cell[0] = tag, n.state.At
 	default:
-		evicted = c.store.windows().group(hash).put(g.tag(hash), [3]int64{s.At, s.Used, s.Before}, c.now)
+		evicted = c.store.buckets.group(n.hash).put(tag, [1]int64{n.state.At}, c.now)
 	}
 	if evicted {
 		c.store.evicted.Add(1)
@@ -242,13 +274,13 @@ func (c *call) write(i int) {
 }
 
 // holds reports whether the i-th take has its slot already.
-func (c *call) holds(i int) bool {
+func (c *call) holds(counts []place, i int) bool {
 	for j := range i {
-		if c.hashes[j] == c.hashes[i] && c.slotKey(j) == c.slotKey(i) && c.takes[j].ID == c.takes[i].ID && c.takes[j].Decision.Allowed && c.takes[j].Cost > 0 {
+		if counts[j].hash == counts[i].hash && c.slotKey(j) == c.slotKey(i) && c.takes[j].ID == c.takes[i].ID && c.takes[j].Decision.Allowed && c.takes[j].Cost > 0 {
 			return true
 		}
 	}
-	_, ok := c.store.held.shard(c.hashes[i]).by[c.slotKey(i)][c.takes[i].ID]
+	_, ok := c.store.held.shard(counts[i].hash).by[c.slotKey(i)][c.takes[i].ID]
 	return ok
 }
 
@@ -263,50 +295,65 @@ type lockID uint64
 const lockKindShift = 56
 
 // lock locks the places of all counts, each once and in ascending order.
-func (c *call) lock() {
+func (c *call) lock(counts []place) {
+	var key uint64
 	for i := range c.takes {
-		g := c.takes[i].Policy.ready
-		c.hashes[i] = c.store.hash(g, c.takes[i].Key)
-		id := c.store.lockID(g, c.hashes[i])
-		at := c.locked
-		for at > 0 && c.locks[at-1] > id {
+		if i == 0 || c.takes[i].Key != c.takes[i-1].Key { // most policies are by caller
+			key = maphash.String(c.store.seed, c.takes[i].Key)
+		}
+		c.find(i, &counts[i], key)
+	}
+	for i := range counts {
+		id, at := counts[i].lock, c.locked
+		for at > 0 && counts[c.order[at-1]].lock > id {
 			at--
 		}
-		if at > 0 && c.locks[at-1] == id {
+		if at > 0 && counts[c.order[at-1]].lock == id {
 			continue
 		}
-		copy(c.locks[at+1:c.locked+1], c.locks[at:c.locked])
-		c.locks[at] = id
+		copy(c.order[at+1:c.locked+1], c.order[at:c.locked])
+		c.order[at] = uint8(i)
 		c.locked++
 	}
-	for _, id := range c.locks[:c.locked] {
-		c.store.mutex(id).Lock()
+	for _, i := range c.order[:c.locked] {
+		c.mutex(counts[i].lock).Lock()
 	}
 }
 
-func (c *call) unlock() {
-	for _, id := range c.locks[:c.locked] {
-		c.store.mutex(id).Unlock()
+func (c *call) unlock(counts []place) {
+	for _, i := range c.order[:c.locked] {
+		c.mutex(counts[i].lock).Unlock()
 	}
 }
 
-func (s *MemoryStore) lockID(g *gauge, hash uint64) lockID {
+// find works out where the i-th count is, and has its memory brought near: what is
+// far away comes for all of them at once, before a lock waits for each.
+func (c *call) find(i int, n *place, key uint64) {
+	g := c.takes[i].Policy.ready
+	n.hash = g.hash(key)
 	switch g.kind {
 	case bucket:
-		return lockID(s.buckets.index(hash))
+		n.lock = lockID(c.store.buckets.index(n.hash))
+		c.store.buckets.groups[n.lock].near()
 	case slots:
-		return 2<<lockKindShift | lockID(hash%heldShards)
+		n.lock = 2<<lockKindShift | lockID(n.hash%heldShards)
+	default:
+		if c.wide == nil {
+			c.wide = c.store.windows()
+		}
+		at := c.wide.index(n.hash)
+		c.wide.groups[at].near()
+		n.lock = 1<<lockKindShift | lockID(at)
 	}
-	return 1<<lockKindShift | lockID(s.windows().index(hash))
 }
 
-func (s *MemoryStore) mutex(id lockID) *sync.Mutex {
+func (c *call) mutex(id lockID) *sync.Mutex {
 	at := uint64(id) & (1<<lockKindShift - 1)
 	switch id >> lockKindShift {
 	case 0:
-		return &s.buckets.groups[at].mu
+		return &c.store.buckets.groups[at].mu
 	case 1:
-		return &s.windows().groups[at].mu
+		return &c.wide.groups[at].mu
 	}
-	return &s.held.shards[at].mu
+	return &c.store.held.shards[at].mu
 }

@@ -2,7 +2,7 @@ package ratelimit
 
 import (
 	"sync"
-	"unsafe"
+	"sync/atomic"
 )
 
 // cell is what a table keeps of one count: when it is free, and what is used.
@@ -21,8 +21,8 @@ type table[C cell] struct {
 const slotsPerGroup = 7
 
 type group[C cell] struct {
-	mu    sync.Mutex // guards slots
-	_     [16 - unsafe.Sizeof(sync.Mutex{})]byte
+	mu    sync.Mutex    // guards slots
+	read  atomic.Uint64 // never written
 	slots [slotsPerGroup]slot[C]
 }
 
@@ -48,10 +48,17 @@ func (g *gauge) tag(hash uint64) uint64 {
 	return hash&^(1<<scaleBits-1) | uint64(g.scale)
 }
 
+// near reads from b without waiting for it, so that it is in the cache when it is
+// needed.
+func (b *group[C]) near() { b.read.Load() }
+
+// is reports whether s is tag's.
+func (s *slot[C]) is(tag uint64) bool { return (s.tag^tag)>>scaleBits == 0 }
+
 // own returns the tag's slot, nil where it has none. The caller holds b.mu.
 func (b *group[C]) own(tag uint64) *slot[C] {
 	for i := range b.slots {
-		if (b.slots[i].tag^tag)>>scaleBits == 0 {
+		if b.slots[i].is(tag) {
 			return &b.slots[i]
 		}
 	}
@@ -76,7 +83,7 @@ func (b *group[C]) put(tag uint64, value C, now int64) (evicted bool) {
 		// A slot once given to a tag stays the tag's even when it is free: were
 		// the tag put into another one, a call whose clock was read a moment
 		// earlier could find the old one and count from it.
-		if s.tag>>scaleBits == tag>>scaleBits {
+		if s.is(tag) {
 			s.tag, s.cell = tag, value
 			return false
 		}

@@ -29,6 +29,8 @@ const (
 	// maxRefusal is how much of a refusal's body is read before it is tried
 	// again, so that its connection can be used again.
 	maxRefusal = 16 << 10
+	// maxRefusalTime is how long that may take.
+	maxRefusalTime = 100 * time.Millisecond
 	// maxBackoff is the longest wait where a refusal asks to come back and does
 	// not say when. The first is half a second, each further one doubles.
 	maxBackoff = 8 * time.Second
@@ -42,7 +44,9 @@ const (
 // TransportOptions say how a Transport holds back. The zero value obeys what
 // servers say and has no quota of its own.
 type TransportOptions struct {
-	// Base sends the requests. nil means http.DefaultTransport.
+	// Base sends the requests. nil means http.DefaultTransport. Its answers' bodies
+	// must allow Close to be called during a Read, and Close must end that Read, as
+	// with http.Transport: so ends a refusal that is not complete in time.
 	Base http.RoundTripper
 	// Policies are the caller's own quotas. Every attempt takes from all of them
 	// or is not sent. None means no quota of one's own. Names are given as in
@@ -61,7 +65,8 @@ type TransportOptions struct {
 	// teaches holds for all requests of its key. nil means ByServer.
 	Key func(*http.Request) string
 	// MaxWait is the longest that one request waits, all its waits together,
-	// without the time that its answers take. 0 means DefaultMaxWait, less than
+	// without the time that its answers take, of which the body of a refusal that
+	// is tried again gets 100 milliseconds. 0 means DefaultMaxWait, less than
 	// 0 never waits. A request that would wait longer returns at once: with the
 	// server's refusal if it got one, else with a *weir.Problem of status 429.
 	MaxWait time.Duration
@@ -99,7 +104,8 @@ type TransportEvent struct {
 // who waits for the same key is sent in the order of arrival. What it learned
 // lives in this process; to share it, put a gateway in front of the server.
 //
-// A Transport is safe for concurrent use and starts no goroutines.
+// A Transport is safe for concurrent use and starts no goroutines, but to close
+// the body of a refusal that does not end by itself.
 type Transport struct {
 	options TransportOptions
 	own     *Limiter // nil without policies
@@ -449,19 +455,27 @@ func (c *trip) prepare(resp *http.Response, a advice) bool {
 	next := c.req.WithContext(c.req.Context()) // a copy: the caller's request stays
 	next.Body = body
 	c.req, c.unsent = next, true
-	c.keep(resp)
+	c.keep(resp, min(wait, maxRefusalTime))
 	return true
 }
 
 // keep reads the refusal into memory and frees its connection. One that is too
-// long, or breaks off, is dropped.
-func (c *trip) keep(resp *http.Response) {
+// long, too slow, or breaks off, is dropped.
+func (c *trip) keep(resp *http.Response, within time.Duration) {
 	c.refusal = nil
 	if resp.Body == nil {
 		return
 	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal+1))
-	_ = resp.Body.Close() // all that is wanted was read
+	// A server can refuse at once and never end the body. Closing it ends a Read that
+	// waits: net/http promises that of the bodies of requests only, but those of
+	// http.Transport, by HTTP/1 and HTTP/2, compressed or not, are made for it.
+	body := resp.Body
+	slow := time.AfterFunc(within, func() { _ = body.Close() })
+	text, err := io.ReadAll(io.LimitReader(body, maxRefusal+1))
+	if !slow.Stop() {
+		return // it is being closed; that can take its own time
+	}
+	_ = body.Close() // all that is wanted was read
 	if err != nil || len(text) > maxRefusal {
 		return
 	}
@@ -491,44 +505,4 @@ func (t *Transport) lesson(key string) *lesson {
 	l = &lesson{line: make(chan struct{}, 1)}
 	t.lessons[key] = l
 	return l
-}
-
-// turn is one sending.
-type turn struct {
-	epoch, seq uint64
-	second     int64
-}
-
-// flights counts the turns that are under way, those of this and the last second
-// apart: the server may not have counted these yet when it says what is left.
-type flights struct {
-	second           int64
-	now, before, all int64
-}
-
-func (f *flights) roll(now time.Time) {
-	switch s := now.Unix(); {
-	case s == f.second+1:
-		f.second, f.now, f.before = s, 0, f.now
-	case s != f.second:
-		f.second, f.now, f.before = s, 0, 0
-	}
-}
-
-func (f *flights) start(now time.Time) int64 {
-	f.roll(now)
-	f.now++
-	f.all++
-	return f.second
-}
-
-func (f *flights) end(t turn, now time.Time) {
-	f.roll(now)
-	f.all--
-	switch t.second {
-	case f.second:
-		f.now--
-	case f.second - 1:
-		f.before--
-	}
 }

@@ -1,14 +1,10 @@
 package ratelimit
 
 import (
-	"container/list"
-	"context"
-	"fmt"
 	"math"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/dunglas/httpsfv"
@@ -53,7 +49,8 @@ func readAdvice(resp *http.Response, now time.Time) advice {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable, statusOverloaded:
 		a.refused = true
 	}
-	if age, ok := parseNumber(h.Get("Age")); !ok || age == 0 {
+	age, fresh := readAge(h)
+	if fresh {
 		// A stored answer tells what was left when it was stored.
 		a.state = readState(h, now)
 	}
@@ -61,7 +58,7 @@ func readAdvice(resp *http.Response, now time.Time) advice {
 		return a
 	}
 	a.should = strings.ToLower(strings.TrimSpace(h.Get("X-Should-Retry")))
-	a.wait, a.told = retryAfter(h, now)
+	a.wait, a.told = retryAfter(h, age, now)
 	if s := a.state; !a.told && (s.blocked > 0 || s.counted && s.left == 0) {
 		a.wait, a.told = s.blocked, true
 		if s.counted && s.left == 0 {
@@ -71,17 +68,32 @@ func readAdvice(resp *http.Response, now time.Time) advice {
 	return a
 }
 
-// retryAfter reads Retry-After-Ms, else Retry-After.
-func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
+// readAge is how long ago the answer left its server, in seconds, as far as its
+// Age field says; fresh says that it has none, or plainly 0. With one that makes
+// no sense the answer has been stored nevertheless, and nobody knows for how long.
+func readAge(h http.Header) (age float64, fresh bool) {
+	field := h.Values("Age")
+	if len(field) == 0 {
+		return 0, true
+	}
+	age, ok := parseNumber(field[0])
+	return age, ok && age == 0 && len(field) == 1
+}
+
+// retryAfter reads Retry-After-Ms, else Retry-After. Of an answer that has been
+// under way for age seconds so much of the wait is over. No 429 may be stored (RFC
+// 6585, section 4), but a 503 may, and a cache that breaks the rule is no reason to
+// wait twice.
+func retryAfter(h http.Header, age float64, now time.Time) (time.Duration, bool) {
 	if ms, ok := parseNumber(h.Get("Retry-After-Ms")); ok {
-		return scale(ms, time.Millisecond), true
+		return scale(max(ms-1000*age, 0), time.Millisecond), true
 	}
 	text := h.Get("Retry-After")
 	if s, ok := parseNumber(text); ok {
-		return scale(s, time.Second), true
+		return scale(max(s-age, 0), time.Second), true
 	}
 	if at, err := http.ParseTime(text); err == nil {
-		return until(at, h, now), true
+		return until(at, h, age, now), true
 	}
 	return 0, false
 }
@@ -107,11 +119,11 @@ func scale(n float64, unit time.Duration) time.Duration {
 }
 
 // until is the time until at, which the server gave by its own clock: that is
-// what its Date field shows, however wrong it goes. Without one the clocks are
-// taken to agree.
-func until(at time.Time, h http.Header, now time.Time) time.Duration {
+// what its Date field shows, however wrong it goes, plus the age of the answer.
+// Without a Date the clocks are taken to agree.
+func until(at time.Time, h http.Header, age float64, now time.Time) time.Duration {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil {
-		now = date
+		now = date.Add(scale(age, time.Second))
 	}
 	return min(max(at.Sub(now), 0), maxAdvice)
 }
@@ -164,9 +176,9 @@ func parseReset(s string, h http.Header, now time.Time) (time.Duration, bool) {
 		case n >= 1000*unixMillis: // the year 17814
 			return 0, false
 		case n >= unixMillis:
-			return until(time.UnixMilli(int64(n)), h, now), true
+			return until(time.UnixMilli(int64(n)), h, 0, now), true
 		case n >= unixSeconds:
-			return until(time.Unix(int64(n), 0), h, now), true
+			return until(time.Unix(int64(n), 0), h, 0, now), true
 		}
 		return scale(n, time.Second), true
 	}
@@ -174,7 +186,7 @@ func parseReset(s string, h http.Header, now time.Time) (time.Duration, bool) {
 		return min(d, maxAdvice), d >= 0
 	}
 	if at, err := time.Parse(time.RFC3339, s); err == nil {
-		return until(at, h, now), true
+		return until(at, h, 0, now), true
 	}
 	return 0, false
 }
@@ -331,265 +343,4 @@ func tooLong(field []string) bool {
 		n += len(s)
 	}
 	return n == 0 || n > maxFieldBytes
-}
-
-// lesson is what the answers of one key taught.
-//
-// Its queue is a turnstile: whoever has to wait stands in it, and only the first
-// looks at the clock. After a closure the first goes as soon as the server
-// allows, as a probe; the others follow one pace apart, until an answer says how
-// many may go. The pace is the policy's window divided by its quota where the
-// server describes its policies. Else it is a guess: a tenth of the closure, ten
-// percent shorter after each answer, doubled by each new closure, and forgotten
-// when nobody waits any more.
-type lesson struct {
-	line chan struct{} // held by who waits first for the caller's own policies
-
-	mu       sync.Mutex // guards all below
-	queue    list.List  // of chan struct{}: the first is woken by what changes its wait
-	closed   time.Time  // nothing may be sent before: Retry-After
-	blocked  time.Time  // likewise, but a newer answer may take it back
-	counted  bool
-	left     int64     // requests that may be sent, if counted
-	least    int64     // the least that an answer said, since one could bring more
-	reset    time.Time // when there are more
-	spent    bool      // the server itself said that none are left
-	pace     time.Duration
-	guessed  bool
-	next     time.Time // when the next may follow at pace
-	epoch    uint64    // counts closures
-	seq      uint64    // of the last turn
-	taught   uint64    // likewise, when an answer last could bring more
-	taughtAt int64     // and the second then
-	flights  flights
-}
-
-func (l *lesson) expires() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.expiresLocked()
-}
-
-// expiresLocked is when nothing of the lesson matters any more: after its last
-// time, and as long again as the guessed pace came from.
-func (l *lesson) expiresLocked() time.Time {
-	return later(later(l.closed, l.blocked), later(l.reset, l.next)).Add(10 * l.pace)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-// opensLocked is when the next turn is, and the part of it that the server
-// itself told: the rest is caution.
-func (l *lesson) opensLocked() (at, told time.Time) {
-	told = later(l.closed, l.blocked)
-	at = told
-	if l.counted && l.left <= 0 {
-		at = later(at, l.reset)
-		if l.spent || l.flights.all == 0 { // else an answer may still bring better news
-			told = at
-		}
-	}
-	if l.pace > 0 && (!l.counted || l.left <= 0) {
-		at = later(at, l.next)
-	}
-	return at, told
-}
-
-// told is how long the key stays closed, as the server said.
-func (l *lesson) told(now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, told := l.opensLocked()
-	return max(told.Sub(now), 0)
-}
-
-// pass takes a turn, if it is now and nobody waits for one.
-func (l *lesson) pass(t *turn, now time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.queue.Len() > 0 {
-		return false
-	}
-	if now.After(l.expiresLocked()) {
-		l.counted, l.pace = false, 0
-	}
-	if at, _ := l.opensLocked(); now.Before(at) {
-		return false
-	}
-	l.takeLocked(t, now)
-	return true
-}
-
-func (l *lesson) takeLocked(t *turn, now time.Time) {
-	switch {
-	case l.counted && l.left > 0:
-		l.left--
-	case l.pace > 0:
-		l.next = now.Add(l.pace)
-	}
-	l.seq++
-	*t = turn{epoch: l.epoch, seq: l.seq, second: l.flights.start(now)}
-}
-
-// wait takes a turn as soon as there is one, in the order of arrival.
-func (l *lesson) wait(ctx context.Context, t *turn, deadline time.Time) error {
-	news := make(chan struct{}, 1)
-	l.mu.Lock()
-	place := l.queue.PushBack(news)
-	l.mu.Unlock()
-	defer l.leave(place)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		now := time.Now()
-		wake, err := l.look(place, t, deadline)
-		if wake.IsZero() || err != nil {
-			return err
-		}
-		timer.Reset(wake.Sub(now))
-		select {
-		case <-timer.C:
-		case <-news:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// look takes the turn of the first in the queue, or says when to look again.
-func (l *lesson) look(place *list.Element, t *turn, deadline time.Time) (wake time.Time, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	at, told := l.opensLocked()
-	first := l.queue.Front() == place
-	if first && !now.Before(at) {
-		l.takeLocked(t, now)
-		return time.Time{}, nil
-	}
-	if told.After(deadline) {
-		wait := told.Sub(now)
-		return time.Time{}, notSent(fmt.Sprintf("the server is closed for another %v, and no request waits so long.", wait.Round(time.Millisecond)), wait)
-	}
-	if !now.Before(deadline) {
-		return time.Time{}, notSent("it waited for its turn, and there were too many in front of it.", max(at.Sub(now), 0))
-	}
-	if first && at.Before(deadline) {
-		return at, nil
-	}
-	return deadline, nil
-}
-
-// leave takes a place out of the queue and tells who comes next.
-func (l *lesson) leave(place *list.Element) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queue.Remove(place)
-	l.newsLocked()
-}
-
-// newsLocked lets the first of the queue look again.
-func (l *lesson) newsLocked() {
-	if place := l.queue.Front(); place != nil {
-		select {
-		case place.Value.(chan struct{}) <- struct{}{}:
-		default: // it will look anyway
-		}
-	}
-}
-
-// putBack undoes a turn that was not used.
-func (l *lesson) putBack(t turn, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flights.end(t, now)
-	// Whether it was counted down by its own turn or subtracted later as one
-	// under way, it is one more now.
-	if l.counted && t.epoch == l.epoch {
-		l.left++
-	}
-	l.newsLocked()
-}
-
-// unanswered ends a turn that nothing was learned from.
-func (l *lesson) unanswered(t turn, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flights.end(t, now)
-	l.newsLocked()
-}
-
-// learn ends a turn with its answer.
-func (l *lesson) learn(t turn, a advice, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flights.end(t, now)
-	switch current := t.epoch == l.epoch; {
-	case a.refused && a.told && a.wait > 0:
-		l.closed = later(l.closed, now.Add(a.wait))
-		if current { // of all refusals of one burst the first sets the pace
-			l.epoch++
-			l.counted, l.blocked = false, time.Time{}
-			l.slowLocked(a)
-		}
-	case current:
-		if l.guessed && !a.refused {
-			l.pace -= l.pace / 10
-		}
-		if a.state.present {
-			l.countLocked(t, a.state, now)
-		}
-	}
-	l.newsLocked()
-}
-
-// slowLocked sets the pace after a closure.
-func (l *lesson) slowLocked(a advice) {
-	s := a.state
-	if l.guessed = !s.counted || s.left > 0 || s.pace == 0; !l.guessed {
-		l.pace = s.pace
-		return
-	}
-	l.pace = min(max(2*l.pace, min(a.wait/10, maxGuess)), a.wait)
-}
-
-// countLocked learns what is left. Answers overtake each other, so one can only
-// bring more if its request was sent after the last such answer had come. Of
-// those that were under way then, the server may have counted none or all: they
-// are in doubt, and subtracted, until their own answers come.
-func (l *lesson) countLocked(t turn, s quotaState, now time.Time) {
-	reset, blocked := now.Add(s.reset), now.Add(s.blocked)
-	if t.seq > l.taught || !now.Before(l.reset) {
-		l.flights.roll(now)
-		l.taught, l.taughtAt = l.seq, l.flights.second
-		l.blocked, l.counted = blocked, s.counted
-		if !s.counted {
-			return
-		}
-		l.least, l.left = s.left, s.left-l.flights.now-l.flights.before
-		l.reset, l.spent = reset, s.left == 0
-		if l.pace, l.guessed = s.pace, s.pace == 0; l.guessed {
-			l.pace = min(s.reset/10, maxGuess)
-		}
-		return
-	}
-	l.blocked = later(l.blocked, blocked)
-	if !s.counted || !l.counted {
-		return
-	}
-	if t.second >= l.taughtAt-1 {
-		l.left++ // no longer in doubt
-	}
-	if s.left < l.least {
-		l.left -= l.least - s.left
-		l.least = s.left
-	}
-	if s.left == 0 {
-		l.spent, l.reset = true, later(l.reset, reset)
-	}
 }

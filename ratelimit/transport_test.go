@@ -152,6 +152,14 @@ func TestTransportWaitsAsLongAsTold(t *testing.T) {
 		{"waits for t where nothing remains", answer(200, `RateLimit: "a";r=0;t=5`), 5 * time.Second},
 		{"sends while something remains", answer(200, `RateLimit: "a";r=1;t=5`), 0},
 		{"ignores fields of a stored answer", answer(200, "Age: 3", `RateLimit: "a";r=0;t=5`), 0},
+		{"ignores fields of an answer whose age is no number", answer(200, "Age: 5, 5", `RateLimit: "a";r=0;t=5`), 0},
+		{"ignores fields of an answer with two ages", answer(200, "Age: 0", "Age: 3", `RateLimit: "a";r=0;t=5`), 0},
+		{"takes the age off Retry-After", answer(503, "Age: 3", "Retry-After: 7"), 4 * time.Second},
+		{"takes the age off retry-after-ms", answer(503, "Age: 3", "Retry-After-Ms: 7500"), 4500 * time.Millisecond},
+		{"takes the age off an HTTP date by the server's clock", answer(503, "Age: 3", "Date: Fri, 31 Dec 1999 23:50:00 GMT", "Retry-After: Fri, 31 Dec 1999 23:50:20 GMT"), 17 * time.Second},
+		{"does not take it off an HTTP date by its own clock", answer(503, "Age: 3", "Retry-After: Sat, 01 Jan 2000 00:00:20 GMT"), 20 * time.Second},
+		{"ignores a Retry-After that is older than its wait", answer(503, "Age: 100", "Retry-After: 3"), 0},
+		{"obeys Retry-After in full where the age is no number", answer(503, "Age: old", "Retry-After: 7"), 7 * time.Second},
 		{"believes an answer of no age", answer(200, "Age: 0", `RateLimit: "a";r=0;t=5`), 5 * time.Second},
 		{"waits for the longest of the policies that are used up", answer(200, `RateLimit: "a";r=0;t=5, "b";r=0;t=9, "c";r=3;t=40`), 9 * time.Second},
 		{"closes for another unit that is used up", answer(200, `RateLimit-Policy: "a";q=9;w=9, "b";q=9;w=9;weir-unit="tokens"`, `RateLimit: "a";r=3;t=1, "b";r=0;t=9`), 9 * time.Second},
@@ -382,123 +390,6 @@ func TestTransportTriesAgain(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestTransportSendsBodiesAgainOnlyWhereItCan(t *testing.T) {
-	refusal := func() *http.Response { return answer(429, "Retry-After: 1") }
-	send := func(t *testing.T, r *http.Request) (*script, int) {
-		s := newScript(refusal())
-		return s, status(t, transport(t, ratelimit.TransportOptions{Base: s}), r)
-	}
-	post := func(t *testing.T, b io.Reader) *http.Request {
-		r, err := http.NewRequest("POST", "http://api.test/v1", b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
-	t.Run("sends a body again that GetBody gives", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			s, got := send(t, post(t, strings.NewReader("question")))
-			if want := []string{"question", "question"}; got != 200 || !reflect.DeepEqual(s.bodies, want) {
-				t.Errorf("status %d, bodies %q, want %q", got, s.bodies, want)
-			}
-		})
-	})
-	t.Run("sends no body again", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			if s, got := send(t, post(t, http.NoBody)); got != 200 || len(s.sent) != 2 {
-				t.Errorf("status %d, sent %v", got, s.sent)
-			}
-		})
-	})
-	t.Run("returns the refusal where the body is used up", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			b := &body{Reader: strings.NewReader("question")}
-			s, got := send(t, post(t, b))
-			if got != 429 || len(s.sent) != 1 || b.closed.Load() != 1 {
-				t.Errorf("status %d, sent %v, closed %d times", got, s.sent, b.closed.Load())
-			}
-		})
-	})
-	t.Run("returns the refusal where GetBody fails", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			r := post(t, strings.NewReader("question"))
-			r.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
-			if s, got := send(t, r); got != 429 || len(s.sent) != 1 {
-				t.Errorf("status %d, sent %v", got, s.sent)
-			}
-		})
-	})
-	t.Run("does not change the request", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			r := post(t, strings.NewReader("question"))
-			r.Header.Set("X-A", "b")
-			was, header, b := *r, r.Header.Clone(), r.Body
-			r2 := r
-			_, got := send(t, r2)
-			if got != 200 || r.Body != b || r.URL != was.URL || !reflect.DeepEqual(r.Header, header) || r.ContentLength != was.ContentLength || r.Context() != was.Context() {
-				t.Errorf("status %d, request %+v, was %+v", got, r, &was)
-			}
-		})
-	})
-}
-
-func TestTransportClosesEveryBody(t *testing.T) {
-	post := func(ctx context.Context) (*http.Request, *body) {
-		b := &body{Reader: strings.NewReader("question")}
-		r, err := http.NewRequestWithContext(ctx, "POST", "http://api.test/v1", b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r, b
-	}
-	t.Run("of a request that was not sent", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			tr := transport(t, ratelimit.TransportOptions{Base: newScript(answer(429, "Retry-After: 3600"))})
-			_ = status(t, tr, get(t))
-			r, b := post(t.Context())
-			if _, err := tr.RoundTrip(r); err == nil || b.closed.Load() != 1 {
-				t.Errorf("%v, closed %d times", err, b.closed.Load())
-			}
-		})
-	})
-	t.Run("of a request whose cost is above the burst", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			tr := transport(t, ratelimit.TransportOptions{
-				Base: newScript(), Policies: []ratelimit.Policy{policy(t, "5/minute")}, Cost: func(*http.Request) int64 { return 6 },
-			})
-			r, b := post(t.Context())
-			if _, err := tr.RoundTrip(r); err == nil || b.closed.Load() != 1 {
-				t.Errorf("%v, closed %d times", err, b.closed.Load())
-			}
-		})
-	})
-	t.Run("of a request that was cancelled before it was sent", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
-			cancel()
-			s := newScript()
-			r, b := post(ctx)
-			_, err := transport(t, ratelimit.TransportOptions{Base: s}).RoundTrip(r)
-			if !errors.Is(err, context.Canceled) || b.closed.Load() != 1 || len(s.sent) != 0 {
-				t.Errorf("%v, closed %d times, sent %v", err, b.closed.Load(), s.sent)
-			}
-		})
-	})
-	t.Run("of a second body that was not sent", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			r, first := post(ctx)
-			second := &body{Reader: strings.NewReader("question")}
-			r.GetBody = func() (io.ReadCloser, error) { return second, nil }
-			_, err := transport(t, ratelimit.TransportOptions{Base: newScript(answer(429, "Retry-After: 5"))}).RoundTrip(r)
-			if !errors.Is(err, context.DeadlineExceeded) || first.closed.Load() != 1 || second.closed.Load() != 1 {
-				t.Errorf("%v, closed %d and %d times", err, first.closed.Load(), second.closed.Load())
-			}
-		})
-	})
 }
 
 func TestTransportLearnsForEachKey(t *testing.T) {

@@ -47,10 +47,6 @@ func (g *gauge) roll(s State, now int64) State {
 		return s
 	case s.At <= now:
 		return State{At: g.windowEnd(now) + length}
-	case s.At-length <= now && g.windowEnd(s.At-1) != s.At:
-		// Counted in windows of another length, which began not long ago: before
-		// the policy was changed. As used before, it would be as good as forgotten.
-		return State{At: g.windowEnd(now) + length, Used: min(s.Used+s.Before, maxUsed)}
 	case s.At-length <= now:
 		return State{At: g.windowEnd(now) + length, Before: s.Used}
 	}

@@ -58,19 +58,19 @@ func (p plans) show(w http.ResponseWriter, r *http.Request) error {
 // sees them; nothing is written anywhere.
 func (p plans) change(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
-	before, ok := p.gateway.Policies(name)
-	if !ok {
+	if _, ok := p.gateway.Policies(name); !ok {
 		return p.unknown(name)
 	}
 	body, err := read(w, r)
 	if err != nil {
 		return err
 	}
-	policies, err := policiesIn(body, name)
+	policies, err := policiesIn(body, p.gateway.Config(), name)
 	if err != nil {
 		return err
 	}
-	switch err := p.gateway.SetPolicies(name, policies); {
+	before, err := p.gateway.SetPolicies(name, policies)
+	switch {
 	case errors.Is(err, gateway.ErrNoPlan):
 		return p.unknown(name)
 	case err != nil:
@@ -113,13 +113,14 @@ func read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// policiesIn reads {"policies": […]}, or tells everything that is wrong in it.
-func policiesIn(body []byte, plan string) ([]config.Policy, error) {
+// policiesIn reads {"policies": […]} for a plan of c, or tells everything that is
+// wrong in it.
+func policiesIn(body []byte, c *config.Config, plan string) ([]config.Policy, error) {
 	list, mistakes := members(body)
 	if list == nil {
 		return nil, mistakes
 	}
-	policies, err := config.ParsePolicies(list, plan)
+	policies, err := c.ParsePlan(list, plan)
 	if err != nil {
 		more, ok := errors.AsType[config.Mistakes](err)
 		if !ok {
