@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -276,5 +277,22 @@ func TestShadowsInFrontChangeNoAdvice(t *testing.T) {
 	resp := serve(l, "192.0.2.1:1")
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "3600" || resp.Header.Get("RateLimit-Policy") != `"long";q=1;w=3600, "short";q=1;w=2` {
 		t.Errorf("%s %v", resp.Status, resp.Header)
+	}
+}
+
+func TestLegacyFieldsTellTheTightestPolicy(t *testing.T) {
+	store, now := ratelimit.NewMemoryStore(0), time.Now()
+	takes := []ratelimit.Take{
+		{Policy: prepare(t, ratelimit.Policy{Name: "wide", Quota: 100, Window: time.Minute}), Key: "k", Cost: 1},
+		{Policy: prepare(t, ratelimit.Policy{Name: "tight", Quota: 6, Window: time.Minute, Burst: 4}), Key: "k", Cost: 3},
+	}
+	if _, err := store.Take(t.Context(), takes, now); err != nil {
+		t.Fatal(err)
+	}
+	h := http.Header{}
+	ratelimit.SetLegacyFields(h, takes)
+	want := http.Header{"X-Ratelimit-Limit": {"4"}, "X-Ratelimit-Remaining": {"1"}, "X-Ratelimit-Reset": {"10"}}
+	if !reflect.DeepEqual(h, want) {
+		t.Errorf("%v, want %v", h, want)
 	}
 }

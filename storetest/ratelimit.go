@@ -56,6 +56,8 @@ func bucketCases() []rateLimitCase {
 		{"keeps keys, scopes, names and units apart", keepsCountsApart},
 		{"gives back what was not used, never above the burst", refunds},
 		{"charges beyond the burst and waits for it", chargesLater},
+		{"spends, waits and gives back as boulder's vectors say", boulder},
+		{"does not move the time at which a count is full by telling it", steadyReset},
 	}
 }
 
@@ -259,5 +261,64 @@ func chargesLater(t *testing.T, s ratelimit.Store) {
 	settle(t, s, now, 1<<63-1, p)
 	if d := takeOne(t, s, now, 1, p); d.Allowed || d.RetryAfter <= 0 {
 		t.Fatalf("after the largest charge: %+v", d)
+	}
+}
+
+// The scripts of boulder's gcra_test.go (burst 10, one a second). A step waits, then
+// takes, or gives back where the cost is negative.
+func boulder(t *testing.T, s ratelimit.Store) {
+	p, now := prepare(t, ratelimit.Policy{Name: "p", Quota: 1, Window: time.Second, Burst: 10}), start()
+	for i, step := range []struct {
+		wait    time.Duration
+		cost    int64
+		allowed bool
+		left    int64
+		retry   time.Duration
+		full    time.Duration
+	}{
+		{0, 1, true, 9, 0, time.Second},
+		{0, 9, true, 0, 0, 10 * time.Second},
+		{0, 1, false, 0, time.Second, 10 * time.Second},
+		{time.Second, 1, true, 0, 0, 10 * time.Second},
+		{0, 1, false, 0, time.Second, 10 * time.Second},
+		{2 * time.Second, 2, true, 0, 0, 10 * time.Second},
+		{0, 1, false, 0, time.Second, 10 * time.Second},
+		{10 * time.Second, 10, true, 0, 0, 10 * time.Second},
+		{0, -1, true, 1, 0, 9 * time.Second},
+		{0, -10, true, 10, 0, 0}, // never above the burst
+		{0, -1, true, 10, 0, 0},
+		{0, 10, true, 0, 0, 10 * time.Second},
+		{15 * time.Second, 0, true, 10, 0, 0},
+		{0, 7, true, 3, 0, 7 * time.Second},
+		{0, 4, false, 3, time.Second, 7 * time.Second},
+		{500 * time.Millisecond, 4, false, 3, 500 * time.Millisecond, 6500 * time.Millisecond},
+		{500 * time.Millisecond, 4, true, 0, 0, 10 * time.Second},
+	} {
+		now = now.Add(step.wait)
+		if step.cost < 0 {
+			settle(t, s, now, step.cost, p)
+		}
+		d := takeOne(t, s, now, max(step.cost, 0), p)
+		if d.Allowed != step.allowed || d.Remaining != step.left || d.RetryAfter != step.retry || d.Full != step.full {
+			t.Fatalf("step %d: %+v, want %+v", i, d, step)
+		}
+	}
+}
+
+// A client that is told twice when its quota is there again must be told the same
+// time: limiters are known that work it out anew from a rounded expiry, and wobble.
+func steadyReset(t *testing.T, s ratelimit.Store) {
+	now := start()
+	for _, p := range []*ratelimit.Policy{
+		prepare(t, ratelimit.Policy{Name: "b", Quota: 7, Window: time.Minute}),
+		prepare(t, ratelimit.Policy{Name: "f", Quota: 7, Window: time.Hour, Algorithm: ratelimit.FixedWindow}),
+		prepare(t, ratelimit.Policy{Name: "s", Quota: 7, Window: time.Hour, Algorithm: ratelimit.SlidingWindow}),
+	} {
+		at := now.Add(takeOne(t, s, now, 3, p).Full)
+		for _, later := range []time.Duration{time.Microsecond, 1234567 * time.Nanosecond, time.Second, 3*time.Second + 789*time.Microsecond} {
+			if again := now.Add(later).Add(takeOne(t, s, now.Add(later), 0, p).Full); !again.Equal(at) {
+				t.Fatalf("%s: full at %v, and %v later at %v", p.Name, at, later, again)
+			}
+		}
 	}
 }
