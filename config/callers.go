@@ -119,6 +119,20 @@ func (c Callers) planOf(o *Override) (string, bool) {
 	return plans[0], true
 }
 
+// credential is what auth takes out of a request once it is judged, "" where there
+// is nothing to be known by.
+func (c Callers) credential() string {
+	switch {
+	case len(c.Keys) > 0 && c.JWT != nil:
+		return "a key of callers.keys or a token of callers.jwt"
+	case len(c.Keys) > 0:
+		return "a key of callers.keys"
+	case c.JWT != nil:
+		return "a token of callers.jwt"
+	}
+	return ""
+}
+
 // keyPlans are the plans of the keys of one caller, each once.
 func (c Callers) keyPlans(caller string) []string {
 	var plans []string

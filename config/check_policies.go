@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/inferweir/weir/ratelimit"
 )
 
 func (k *checker) plans(c *Config) {
@@ -13,12 +15,17 @@ func (k *checker) plans(c *Config) {
 	for _, name := range slices.Sorted(maps.Keys(c.Plans)) {
 		path := "plans." + shownKey(name)
 		k.name(path, name)
-		policies := c.Plans[name].Policies
-		k.policies(path+".policies", policies)
-		k.effective(path+".policies", policies, c, served)
-		if want := k.nobodyHas(name, c.Callers); want != "" && len(policies) > 0 && k.clean(path) {
-			k.fail(path+".policies", want)
-		}
+		k.plan(path+".policies", name, c, served)
+	}
+}
+
+// plan checks the policies of a plan, which stand at path.
+func (k *checker) plan(path, name string, c *Config, s served) {
+	policies := c.Plans[name].Policies
+	k.policies(path, policies)
+	k.effective(path, policies, c, s)
+	if want := k.nobodyHas(name, c.Callers); want != "" && len(policies) > 0 && k.clean(path) && k.clean(parent(path)) {
+		k.fail(path, want)
 	}
 }
 
@@ -126,6 +133,9 @@ func (k *checker) effective(path string, policies []Policy, c *Config, s served)
 				k.fail(k.orAbove(at, "by"), want)
 			}
 		}
+		if p.By == "model" && s.any && !s.proxied {
+			k.fail(k.orAbove(at, "by"), "never tells models apart: without an upstream the body, which names the model, is not read: want an upstream, or another word, such as caller")
+		}
 		if want := neverCounts(p, s); want != "" {
 			k.fail(k.orAbove(at, "unit"), want)
 		}
@@ -171,13 +181,15 @@ func (k *checker) served(c *Config, routes []Route, path string) served {
 func neverCounts(p Policy, s served) string {
 	tokens := p.Unit == "tokens" || p.Unit == "input_tokens" || p.Unit == "output_tokens"
 	switch {
-	case !s.any || p.Concurrent == 0 && !tokens:
+	case !s.any:
 		return ""
 	case !s.proxied && p.Concurrent > 0:
 		return "would never be given back: without an upstream nobody sees where a request ends: want a quota in a window, or an upstream"
-	case !s.proxied:
+	case !s.proxied && tokens:
 		return "never counts: without an upstream nothing says how many tokens a request uses: want unit requests, or an upstream"
-	case p.Concurrent > 0 || s.tokens:
+	case !s.proxied && p.Unit == "bytes":
+		return "never counts: without an upstream nobody sees the bodies of request and answer: want unit requests, or an upstream"
+	case p.Concurrent > 0 || !tokens || s.tokens:
 		return ""
 	}
 	return "never counts: " + s.by + " how many tokens a request uses: want unit requests, or dialect openai, anthropic or ollama"
@@ -204,10 +216,18 @@ func neverSent(field string, c Callers) string {
 		return "never matches: fields with an underscore in their names are removed: want another one, for example header:X-Team"
 	case canonical == "X-Request-Id":
 		return "would have a count for every single request: want a field that requests have in common"
+	case holdsCredential(canonical) && c.credential() != "":
+		return "all who present " + c.credential() + " would share one count: it is removed from the field before anything is counted: want by: caller"
 	case ofProxy && len(c.TrustedProxies) == 0:
 		return "never matches: the field is believed only from callers.trusted_proxies, which is empty, and removed from all other requests"
 	}
 	return ""
+}
+
+// holdsCredential holds for the fields in which callers present Weir's keys and
+// the issuer's tokens.
+func holdsCredential(canonical string) bool {
+	return canonical == "Authorization" || canonical == "X-Api-Key"
 }
 
 // mostPolicies are the most policies that a caller has apart from those of a
@@ -218,8 +238,13 @@ func mostPolicies(c *Config) (most int, whose string) {
 			most, whose = n, "plan "+shownKey(name)
 		}
 	}
+	all := append(slices.Sorted(maps.Keys(c.Plans)), defaultPlan)
 	for i, o := range c.Callers.Overrides {
-		for _, name := range c.plansUnder(o) {
+		names, known := c.plansUnder(o)
+		if !known {
+			names = all
+		}
+		for _, name := range names {
 			plan := c.Plans[name].Policies
 			if len(plan)+len(o.Policies) <= most {
 				continue
@@ -232,14 +257,43 @@ func mostPolicies(c *Config) (most int, whose string) {
 	return most, whose
 }
 
-// plansUnder are the plans that the caller of o may have.
-func (c *Config) plansUnder(o Override) []string {
+// plansUnder are the plans that the caller of o may have, and whether the file
+// says which: a token may name any.
+func (c *Config) plansUnder(o Override) (names []string, known bool) {
 	kind, name, _ := strings.Cut(o.Caller, ":")
 	if owner, known := c.Callers.planOf(&o); known {
-		return []string{owner}
+		return []string{owner}, true
 	}
 	if kind == "key" {
-		return c.Callers.keyPlans(name)
+		return c.Callers.keyPlans(name), true
 	}
-	return append(slices.Sorted(maps.Keys(c.Plans)), defaultPlan) // a token may name any
+	return nil, false
+}
+
+// crowded says where the policies of a plan meet with so many others that no
+// store takes from all of them, "" where they do not.
+func (c *Config) crowded(plan string) string {
+	policies := c.Plans[plan].Policies
+	most, others := len(policies), []string(nil)
+	for i, o := range c.Callers.Overrides {
+		if names, known := c.plansUnder(o); known && !slices.Contains(names, plan) {
+			continue
+		}
+		if n := len(o.Applied(policies)); n > most {
+			most, others = n, []string{fmt.Sprintf("callers.overrides[%d]", i)}
+		}
+	}
+	ofRoute, route := 0, ""
+	for _, r := range c.Routes {
+		if n := len(r.Policies); n > ofRoute {
+			ofRoute, route = n, r.Name
+		}
+	}
+	if route != "" {
+		others = append(others, fmt.Sprintf("route %q", cut(route)))
+	}
+	if most+ofRoute <= ratelimit.MaxTakes {
+		return ""
+	}
+	return fmt.Sprintf("%d policies together with those of %s: want at most %d", most+ofRoute, strings.Join(others, " and "), ratelimit.MaxTakes)
 }

@@ -143,9 +143,19 @@ func (k *checker) routes(c *Config) {
 			k.fail(path+".policies", fmt.Sprintf("%d policies together with those of %s: want at most %d", n, whose, ratelimit.MaxTakes))
 		}
 		k.routeCache(path+".cache", r.Cache, c.Cache)
-		if r.Upstream == "" && r.Cache.Mode != "off" && c.Decide != nil {
-			k.fail(path+".cache.mode", "has no effect without an upstream: there are no answers to keep")
+		if r.Upstream == "" && c.Decide != nil && k.clean(path+".upstream") {
+			k.decideOnly(path, r)
 		}
+	}
+}
+
+// decideOnly checks a route of which nothing is known but the requests' headers.
+func (k *checker) decideOnly(path string, r *Route) {
+	if r.Cache.Mode != "off" {
+		k.fail(path+".cache.mode", "has no effect without an upstream: there are no answers to keep")
+	}
+	if r.Match.Model != "" && r.Match.Model != "*" && k.clean(path+".match") { // * is any, none among them
+		k.fail(path+".match.model", "never matches: without an upstream the body, which names the model, is not read: want an upstream, or no model")
 	}
 }
 
@@ -182,10 +192,13 @@ func (k *checker) match(path string, m Match) {
 }
 
 // covered reports r, the route after earlier, where one of those takes all its
-// requests.
+// requests. A route without an upstream takes none of those that are for one.
 func (k *checker) covered(earlier []Route, r *Route) {
 	for i := range earlier {
 		e := &earlier[i]
+		if e.Upstream == "" && r.Upstream != "" {
+			continue
+		}
 		if e.Match.covers(r.Match) && k.clean(fmt.Sprintf("routes[%d].match", i)) {
 			k.fail(fmt.Sprintf("routes[%d].match", len(earlier)),
 				fmt.Sprintf("never matches: routes[%d] %q takes all its requests: want this route before it", i, cut(e.Name)))

@@ -100,8 +100,10 @@ type Limits struct {
 	// 100, from 1 to 10000.
 	JSONDepth int `yaml:"json_depth" default:"100" min:"1" max:"10000"`
 	// AuthFailures is how many keys and tokens that are not valid the addresses
-	// of one Callers.IPPrefix may present in a minute. 0 is any number. Default
-	// 30.
+	// of one Callers.IPPrefix may present in a minute; expired tokens count, too.
+	// Beyond it valid ones from there are refused as well, for a while. All clients
+	// of a proxy that is not in Callers.TrustedProxies have its address. 0 is any
+	// number. Default 30.
 	AuthFailures int `yaml:"auth_failures" default:"30" min:"0"`
 }
 

@@ -30,10 +30,12 @@ type Policy struct {
 	// the same time. 0, the default, is a policy with a Quota; else at least 1.
 	Concurrent int64 `yaml:"concurrent" min:"1"`
 	// Unit is what is counted: requests, the default, tokens, input_tokens,
-	// output_tokens or bytes. Only requests with Concurrent.
+	// output_tokens or bytes. Only requests with Concurrent, and on routes without
+	// an upstream.
 	Unit string `yaml:"unit" default:"requests" with:"Quota"`
 	// By is what has a count of its own: caller, ip, global (one count for
-	// all), plan, route, model, or header:NAME. "" is caller, the default.
+	// all), plan, route, model, or header:NAME. "" is caller, the default. Fields
+	// that never arrive are mistakes, and those that hold Weir's own keys.
 	By string `yaml:"by" default:"caller"`
 	// Burst is how many may come at once, with token_bucket. 0 is Quota, the
 	// default; else at least 1.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"strconv"
 
@@ -15,13 +16,50 @@ import (
 // route owner. At most ratelimit.MaxTakes of them.
 //
 // The error, if any, is Mistakes without file and line, whose paths begin with
-// policies[0]. What the rest of a file decides is not looked at: whether an
-// upstream says how many tokens it uses, whether the store can lease. ${…} is
-// not replaced: who may send policies may not read the environment by it.
+// policies[0]. What the rest of a file decides is not looked at, such as whether
+// an upstream says how many tokens it uses: Config.ParsePlan does. ${…} is not
+// replaced: who may send policies may not read the environment by it.
 func ParsePolicies(text []byte, owner string) ([]Policy, error) {
-	const path = "policies"
+	policies, k := readPolicies(text, owner)
+	if !k.at[policiesPath] {
+		k.policies(policiesPath, policies)
+	}
+	return k.checked(policies)
+}
+
+// ParsePlan is ParsePolicies for the policies of a plan of c, in place of those
+// that it has. It refuses all that Parse would refuse if they stood in the file:
+// policies that can never count or match with the upstreams, routes, callers and
+// store of c, a plan that no caller can have, and more policies than there is
+// room for together with those of the routes and of callers.overrides. The
+// overrides keep the names that they have in c. c is not changed, and must be one
+// that Parse or Load gave.
+func (c *Config) ParsePlan(text []byte, plan string) ([]Policy, error) {
+	policies, k := readPolicies(text, plan)
+	if !k.at[policiesPath] {
+		changed := *c
+		changed.Plans = maps.Clone(c.Plans)
+		if changed.Plans == nil {
+			changed.Plans = map[string]Plan{}
+		}
+		changed.Plans[plan] = Plan{Policies: policies}
+		k.plan(policiesPath, plan, &changed, k.served(&changed, changed.Routes, "routes"))
+		if want := changed.crowded(plan); want != "" {
+			k.fail(policiesPath, want)
+		}
+	}
+	return k.checked(policies)
+}
+
+// policiesPath is where a list of policies by itself stands in messages.
+const policiesPath = "policies"
+
+// readPolicies decodes a list of policies with their defaults, and checks only
+// how many they are.
+func readPolicies(text []byte, owner string) ([]Policy, *checker) {
 	d := newDecoder("", nil)
 	d.literal = true
+	k := &checker{d}
 	var policies []Policy
 	// JSON may be indented with tabs, which YAML may not.
 	var compact bytes.Buffer
@@ -29,17 +67,20 @@ func ParsePolicies(text []byte, owner string) ([]Policy, error) {
 		text = compact.Bytes()
 	}
 	if root := parseYAML(text, d.collector, "want a list of policies, for example [5/minute]"); root != nil {
-		list := place{path: path, pattern: "plans.*." + path}
+		list := place{path: policiesPath, pattern: "plans.*." + policiesPath}
 		d.value(list, root, reflect.ValueOf(&policies).Elem())
 		completePolicies(policies, owner)
-		k := &checker{d}
 		if len(policies) > ratelimit.MaxTakes {
-			k.fail(path, fmt.Sprintf("%d policies: want at most %d", len(policies), ratelimit.MaxTakes))
-		} else {
-			k.policies(path, policies)
+			k.fail(policiesPath, fmt.Sprintf("%d policies: want at most %d", len(policies), ratelimit.MaxTakes))
 		}
 	}
-	mistakes := d.collector.list
+	return policies, k
+}
+
+// checked returns the policies, or what is wrong with them. They come from no
+// file, and have no lines.
+func (k *checker) checked(policies []Policy) ([]Policy, error) {
+	mistakes := k.collector.list
 	if len(mistakes) == 0 {
 		return policies, nil
 	}
@@ -68,7 +109,7 @@ type leaseJSON struct {
 }
 
 // PoliciesJSON gives the policies of a plan or route as a JSON list that
-// ParsePolicies reads back as the same: each in the short form, such as
+// ParsePolicies and Config.ParsePlan read back as the same: each in the short form, such as
 // "5/minute", where that says everything, and else as an object with the keys of
 // the file.
 func PoliciesJSON(policies []Policy, owner string) []byte {

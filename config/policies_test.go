@@ -282,8 +282,25 @@ func TestPoliciesThatCanMatchAreNoMistakes(t *testing.T) {
 		{"a key without restrictions to it", "callers: {require: true, jwt: {issuer: http://localhost:1, audience: a}}"},
 		{"an issuer on loopback", "callers: {jwt: {issuer: \"http://[::1]:8080/realm\", audience: a}}"},
 		{"bytes of any upstream", "plans: {default: {policies: [10 bytes/second, 20 concurrent]}}"},
+		{"an upstream's own keys", "plans: {default: {policies: [{name: a, quota: 1, window: 1s, by: header:Authorization}, {name: b, concurrent: 1, by: header:X-Api-Key}]}}"},
+		{"a cookie beside keys", "callers: {keys: [{caller: a, key: weir_a}]}\nplans: {default: {policies: [{quota: 1, window: 1s, by: header:Cookie}]}}"},
+		{"bytes and models of a plan that one upstream is for", "decide: {}\nplans: {default: {policies: [9 bytes/second, {name: m, quota: 1, window: 1s, by: model}]}}"},
 		{"shadow with a lease", "store: {url: redis://h}\nplans: {default: {policies: [{quota: 2, window: 1s, shadow: true, lease: {max_excess: 50%}}]}}"},
 	} {
 		t.Run(test.name, func(t *testing.T) { parse(t, test.text+minimal) })
 	}
+}
+
+func TestRoutesThatCanMatchAreNoMistakes(t *testing.T) {
+	f := func(name, routes string) {
+		t.Helper()
+		t.Run(name, func(t *testing.T) {
+			t.Helper()
+			parse(t, "decide: {}\nupstreams: {m: {targets: [http://h]}}\nroutes:\n"+routes)
+		})
+	}
+	f("a decision on any model, or none", `  - {match: {path: /a, model: "*"}}`)
+	f("a model of an upstream", `  - {match: {path: /a, model: x}, upstream: m}`)
+	f("what is decided otherwise than it is served",
+		"  - {name: decided, match: {path: /*}, policies: [5/minute]}\n  - {name: served, match: {path: /*}, upstream: m, policies: [9/minute]}")
 }

@@ -52,7 +52,8 @@ type Match struct {
 	// Default all.
 	Methods []string `yaml:"methods"`
 	// Model is the member "model" of a JSON body, or with a * at its end the
-	// beginning of it. "", the default, is any body.
+	// beginning of it. "", the default, is any body. Only with an Upstream, but
+	// for "*".
 	Model string `yaml:"model"`
 }
 
