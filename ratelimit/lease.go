@@ -128,7 +128,8 @@ func (p *Policy) Slack() time.Duration {
 // likes, die, or be late: what is not used is lost to it and comes back with time.
 // What it cannot see is a stop between its own check and the use, and a suspended
 // machine, whose monotonic clock stands still: then what this one instance held can
-// come on top, once.
+// come on top, once. Nor does it allow for clocks that drift: one that is slower by
+// a part of d uses a unit up to d*Valid after it ran out.
 func (p *Policy) Lend(a Account, ask *Grant, now int64) Account {
 	g, slack := p.ready, p.Slack()
 	most := now + int64(maxDebt) // for accounts that nothing here has left

@@ -131,7 +131,7 @@ func (c *leaseTakes) owe(l *lease, units int64) {
 }
 
 // settleApart has units of p settled soon, without the lease of the count, which is
-// one of other numbers.
+// one of other numbers. Where the queue is full they are lost.
 func (l *Leases) settleApart(count slotKey, p *Policy, units int64) {
 	if units != 0 {
 		l.enqueue(&lease{key: count, policy: p, owed: units})

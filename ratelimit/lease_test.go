@@ -516,22 +516,6 @@ func TestLeasesAreBounded(t *testing.T) {
 	}
 }
 
-func TestLeasesOfAPolicyThatChanges(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		shared := newCentre()
-		l, before := open(t, shared), ready(t, tenth("p"))
-		drain(t, l, "k", before)
-		slower := tenth("p")
-		slower.Quota, slower.MaxExcess, slower.Burst = 10, 0.5, 10
-		after := ready(t, slower)
-		owed := shared.used("pk")
-		want := owed + after.Interval() - time.Second
-		if allowed, takes := takeCost(t, l, "k", 1, after); allowed || owed < time.Second || takes[0].Decision.RetryAfter != want {
-			t.Errorf("%t %+v, want to wait %v: the debt of %v stays", allowed, takes[0].Decision, want, owed)
-		}
-	})
-}
-
 func BenchmarkLeases(b *testing.B) {
 	l, clock := fast(b)
 	p := ready(b, Policy{Name: "p", Quota: 10_000_000, Window: time.Second, MaxExcess: 0.5})
