@@ -64,10 +64,7 @@ func (x *exchange) chooseUnread() error {
 	rt := x.candidates[i]
 	x.chosen, x.counted = rt, true
 	x.gateway.metrics.RequestStarted(rt.name)
-	if !rt.manages && rt.upstream.manages(x.r.URL.Path) {
-		return problem(http.StatusForbidden, "%.200s changes the model server itself, which is open only where a route's path names it.", x.r.URL.Path)
-	}
-	return nil
+	return x.mayManage(rt)
 }
 
 // original puts the request in place that another server asks about.

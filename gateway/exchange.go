@@ -199,12 +199,18 @@ func (x *exchange) choose() error {
 		if n := int64(len(x.body)); n > int64(rt.config.MaxBody) {
 			return bodyTooLarge(int64(rt.config.MaxBody))
 		}
-		if !rt.manages && rt.upstream.manages(x.r.URL.Path) {
-			return problem(http.StatusForbidden, "%.200s changes the model server itself, which is open only where a route's path names it.", x.r.URL.Path)
-		}
-		return nil
+		return x.mayManage(rt)
 	}
 	return &weir.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No route serves the model %.100q on this path.", x.call.Model)}
+}
+
+// mayManage refuses a call that would change the model server itself, unless the
+// route is for just that.
+func (x *exchange) mayManage(rt *route) error {
+	if !rt.manages && rt.upstream.manages(x.r.URL.Path) {
+		return problem(http.StatusForbidden, "%.200s changes the model server itself, which is open only where a route's path names it.", x.r.URL.Path)
+	}
+	return nil
 }
 
 // read finds out what the request asks for, in the dialect of the route's upstream.
