@@ -46,7 +46,9 @@ func agrees(t *testing.T, s *redisstore.Store, jump bool) {
 		}
 		var taken []ratelimit.Take
 		for step := range rapid.IntRange(1, 40).Draw(rt, "steps") {
-			now = now.Add(drawPause(rt, policies, jumps))
+			if now = now.Add(drawPause(rt, policies, jumps)); now.Before(begin) {
+				now = begin // memory knows no time before it was made
+			}
 			if len(taken) > 0 && rapid.IntRange(0, 3).Draw(rt, "settle") == 0 {
 				a := settlements(rt, taken, jumps)
 				b := append([]ratelimit.Take(nil), a...)
@@ -138,16 +140,16 @@ func drawPause(rt *rapid.T, policies []*ratelimit.Policy, jumps bool) time.Durat
 	if window == 0 {
 		window = time.Second
 	}
-	back := int64(0)
-	if jumps {
-		back = int64(time.Second)
-	}
-	return time.Duration(rapid.OneOf(
+	pauses := []*rapid.Generator[int64]{
 		rapid.Just(int64(0)),
-		rapid.Int64Range(-back, int64(time.Second)),
+		rapid.Int64Range(0, int64(time.Second)),
 		rapid.Int64Range(0, int64(window)/10),
 		rapid.Int64Range(0, 3*int64(window)),
-	).Draw(rt, "pause"))
+	}
+	if jumps { // a clock that is set, and one that was wrong by a day
+		pauses = append(pauses, rapid.Int64Range(-int64(time.Second), 0), rapid.Just(-int64(24*time.Hour)), rapid.Just(int64(24*time.Hour)))
+	}
+	return time.Duration(rapid.OneOf(pauses...).Draw(rt, "pause"))
 }
 
 func drawTakes(rt *rapid.T, policies []*ratelimit.Policy, id string) []ratelimit.Take {

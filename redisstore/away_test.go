@@ -216,6 +216,7 @@ func TestWrongServer(t *testing.T) {
 		if seen.of(redisstore.OpTake, redisstore.Memory) != redisstore.DefaultBreakerFailures {
 			t.Errorf("%d failures for memory", seen.of(redisstore.OpTake, redisstore.Memory))
 		}
+		storetest.Eventually(t, soon, "it is tried again, and is still full", func() bool { return seen.of(redisstore.OpRenew, redisstore.Memory) >= 3 })
 		server.MustDo("CONFIG", "SET", "maxmemory", "0")
 		healthy(t, s)
 		server.MustDo("CONFIG", "SET", "requirepass", "secret")

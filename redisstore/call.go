@@ -70,8 +70,11 @@ func (c *call) take(ctx context.Context) (bool, error) {
 		}
 		if err != nil {
 			// What this group's script did is unknown, so that only those before are
-			// undone. Their deadline is over: somebody else does it.
+			// undone, and slots freed. Their deadline is over: somebody else does it.
 			c.undoFrom(0, min(took, g))
+			if took == len(c.groups) && !errors.Is(err, ErrAway) {
+				c.freeLater(group, 1)
+			}
 			return false, err
 		}
 		if !ok && took == len(c.groups) {
@@ -98,9 +101,16 @@ func (c *call) takeGroup(ctx context.Context, g int, dry bool) (bool, error) {
 	} else {
 		args = append(args, "0")
 	}
+	least := make([]int, len(group)) // how many slots Redis has, if none was lost
 	for i, at := range group {
 		keys[i] = c.keys[at]
-		args = takeArgs(args, &c.takes[at], c.store.lease)
+		own := 0
+		if c.takes[at].Policy.Concurrent > 0 {
+			var freed int
+			own, freed = c.store.held.of(keys[i])
+			least[i] = own + freed
+		}
+		args = takeArgs(args, &c.takes[at], c.store.lease, own)
 	}
 	ints, err := c.store.run(ctx, c.store.scripts.take, keys, args)
 	if err != nil {
@@ -108,6 +118,11 @@ func (c *call) takeGroup(ctx context.Context, g int, dry bool) (bool, error) {
 	}
 	took, found, err := readTakes(ints, c.takes, group)
 	c.found[g] = found
+	for i := range found {
+		if least[i] > 0 {
+			c.store.compare(keys[i], found[i].there, least[i])
+		}
+	}
 	return took, err
 }
 
@@ -169,6 +184,7 @@ func (c *call) undoFrom(from, n int) {
 		select {
 		case c.store.undo <- takes:
 		default: // left charged, as after a timeout
+			c.freeLater(c.groups[g], 1)
 		}
 	}
 }
@@ -178,11 +194,25 @@ func (c *call) undoFrom(from, n int) {
 func (c *call) settle(ctx context.Context) error {
 	var first error
 	for _, group := range c.groups {
-		if err := c.settleGroup(ctx, group); err != nil && first == nil {
-			first = err
+		if err := c.settleGroup(ctx, group); err != nil {
+			c.freeLater(group, -1)
+			if first == nil {
+				first = err
+			}
 		}
 	}
 	return first
+}
+
+// freeLater hands over the slots of a group that it may have taken (sign 1), or
+// did not free (-1).
+func (c *call) freeLater(group []int, sign int) {
+	for _, at := range group {
+		t, key := &c.takes[at], c.keys[at]
+		if s := (slot{key, t.ID}); t.Policy.Concurrent > 0 && cmp.Compare(t.Cost, 0) == sign && !c.store.held.has(s) {
+			c.store.freeing.add(s)
+		}
+	}
 }
 
 func (c *call) settleGroup(ctx context.Context, group []int) error {

@@ -4,5 +4,6 @@
 //
 // A store never waits longer for Redis than its deadline, and not at all while
 // its breaker is open. It runs no script twice: where an answer did not come in
-// time, at most the cost of that call is charged in vain.
+// time, at most the cost of that call is charged in vain. Slots are freed once
+// Redis answers again.
 package redisstore

@@ -33,3 +33,16 @@ func CountKey(prefix string, p *ratelimit.Policy, key string) string { return co
 
 // SlotOf is the cluster's slot of a key.
 func SlotOf(key string) uint16 { return slotOf(key) }
+
+// FreeLater has a slot freed of which nobody knows whether it is taken.
+func (s *Store) FreeLater(key, id string) { s.freeing.add(slot{key, id}) }
+
+// Freeing is how many slots wait to be freed.
+func (s *Store) Freeing() int {
+	s.freeing.mu.Lock()
+	defer s.freeing.mu.Unlock()
+	return len(s.freeing.entries)
+}
+
+// Reported says whether Redis has ever said how many instances there are.
+func (s *Store) Reported() bool { return s.link.instances.Load() > 0 }

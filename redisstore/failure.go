@@ -58,7 +58,8 @@ const (
 	// OpGrant lends units in advance, see ratelimit.Leases.
 	OpGrant Op = "grant"
 	// OpUndo gives back what a take took from some slots of a cluster before
-	// another one failed.
+	// another one failed, and frees slots of which Redis did not say whether they
+	// are taken.
 	OpUndo Op = "undo"
 	// OpRenew keeps slots and this instance from expiring, and finds out whether
 	// Redis is back.

@@ -159,8 +159,8 @@ func (o *observed) of(op redisstore.Op, failure redisstore.Failure) int {
 	return n
 }
 
-// healthy waits until s has found Redis.
+// healthy waits until s has found Redis and reported there.
 func healthy(t testing.TB, s *redisstore.Store) {
 	t.Helper()
-	storetest.Eventually(t, soon, "the store is healthy", s.Healthy)
+	storetest.Eventually(t, soon, "the store is healthy", func() bool { return s.Healthy() && s.Reported() })
 }

@@ -34,9 +34,11 @@ const maxPart = 64
 
 // countKey is the key of a count. The hash tag, in braces, is the caller, so that
 // all counts of a caller lie in one slot of a cluster. Of a policy what identifies
-// its count, and not its numbers: an edited policy keeps its counts.
+// its count, and not its quota: an edited policy keeps its counts. The length of
+// windows does: what was used today says nothing of this minute.
 //
 //	weir:{=alice}:b,12:plan:default,7:default,8:requests
+//	weir:{=alice}:f24h0m0s,12:plan:default,7:default,6:tokens
 //
 // No two tuples have the same key: the tag ends at the first brace, a part as it
 // is has its length in front, and one that is hashed begins with # in place of = or
@@ -53,7 +55,11 @@ func countKey(prefix string, p *ratelimit.Policy, key string) string {
 		writeHash(&b, key)
 	}
 	b.WriteString("}:")
-	b.WriteString(kindOf(p))
+	kind := kindOf(p)
+	b.WriteString(kind)
+	if kind == kindFixed || kind == kindSliding {
+		b.WriteString(p.Window.String())
+	}
 	for _, part := range [...]string{p.Scope, p.Name, p.Unit} {
 		b.WriteByte(',')
 		if !plain(part) {

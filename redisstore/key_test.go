@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -34,8 +35,25 @@ func TestKeys(t *testing.T) {
 			}
 		}
 	})
+	t.Run("counts windows of another length apart, and buckets not", func(t *testing.T) {
+		for algorithm, want := range map[string][2]string{
+			ratelimit.TokenBucket:   {"b", "b"},
+			ratelimit.SlidingWindow: {"s1m0s", "s730h29m6s"},
+			ratelimit.FixedWindow:   {"f1m0s", "f730h29m6s"},
+		} {
+			for i, window := range []time.Duration{time.Minute, ratelimit.Month} {
+				p := ratelimit.Policy{Scope: "plan:default", Name: "default", Unit: "requests", Algorithm: algorithm, Window: window}
+				if got, want := redisstore.CountKey("weir", &p, "a"), "weir:{=a}:"+want[i]+",12:plan:default,7:default,8:requests"; got != want {
+					t.Errorf("got %s\nwant %s", got, want)
+				}
+			}
+		}
+	})
 	t.Run("gives no two counts the same key", func(t *testing.T) {
-		type tuple struct{ prefix, scope, name, unit, key, kind string }
+		type tuple struct {
+			prefix, scope, name, unit, key, kind string
+			window                               time.Duration
+		}
 		part := rapid.SampledFrom([]string{"", "a", "b", "a,1:b", "1:a", ",", "}", "{=a}", ":b,", "#a", "a:{=b}:b", strings.Repeat("a", 64), strings.Repeat("a", 65), "\x00"})
 		draw := func(rt *rapid.T) (tuple, string) {
 			c := tuple{
@@ -44,7 +62,10 @@ func TestKeys(t *testing.T) {
 				unit: part.Draw(rt, "unit"), key: rapid.OneOf(part, rapid.String()).Draw(rt, "key"),
 				kind: rapid.SampledFrom([]string{"", ratelimit.SlidingWindow, ratelimit.FixedWindow}).Draw(rt, "kind"),
 			}
-			return c, redisstore.CountKey(c.prefix, &ratelimit.Policy{Scope: c.scope, Name: c.name, Unit: c.unit, Algorithm: c.kind}, c.key)
+			if c.kind != "" {
+				c.window = rapid.SampledFrom([]time.Duration{time.Millisecond, 1001 * time.Microsecond, time.Second, time.Minute, time.Hour}).Draw(rt, "window")
+			}
+			return c, redisstore.CountKey(c.prefix, &ratelimit.Policy{Scope: c.scope, Name: c.name, Unit: c.unit, Algorithm: c.kind, Window: c.window}, c.key)
 		}
 		seen := map[string]tuple{}
 		rapid.Check(t, func(rt *rapid.T) {

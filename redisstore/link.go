@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -42,7 +43,9 @@ type link struct {
 	first     chan struct{} // closed after the first attempt to connect
 	tripped   chan struct{} // the breaker opened
 	retired   sync.WaitGroup
-	built     time.Time // of the client; only the goroutine of keep has it
+	// These two are the goroutine's of keep alone.
+	built time.Time // when the client was made
+	fewer time.Time // since when fewer instances report than instances says; zero if not
 }
 
 func (l *link) init() {
@@ -87,15 +90,25 @@ type reply struct {
 	err  error
 }
 
-// send lets f use the client and returns what it said, or when ctx ends. f has a
-// goroutine of its own because not all waits in the client end with the context:
-// one for somebody else's dialing does not.
+// send is ask, after the first attempt to connect, and counts failures for the
+// breaker.
 func (s *Store) send(ctx context.Context, f func(context.Context, rueidis.Client) ([]int64, error)) ([]int64, error) {
 	select {
 	case <-s.link.first:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	ints, err := s.ask(ctx, f)
+	if !errors.Is(err, ErrAway) {
+		s.record(err)
+	}
+	return ints, err
+}
+
+// ask lets f use the client and returns what it said, or when ctx ends. f has a
+// goroutine of its own because not all waits in the client end with the context:
+// one for somebody else's dialing does not.
+func (s *Store) ask(ctx context.Context, f func(context.Context, rueidis.Client) ([]int64, error)) ([]int64, error) {
 	client := s.link.client.Load()
 	if client == nil {
 		return nil, ErrAway
@@ -103,7 +116,6 @@ func (s *Store) send(ctx context.Context, f func(context.Context, rueidis.Client
 	select {
 	case s.link.inFlight <- struct{}{}:
 	case <-ctx.Done():
-		s.record(ctx.Err())
 		return nil, ctx.Err()
 	}
 	done := make(chan reply, 1)
@@ -118,7 +130,6 @@ func (s *Store) send(ctx context.Context, f func(context.Context, rueidis.Client
 	case <-ctx.Done():
 		r.err = ctx.Err()
 	}
-	s.record(r.err)
 	return r.ints, r.err
 }
 
@@ -161,7 +172,7 @@ func (s *Store) keep() {
 	err := s.connect()
 	if err == nil {
 		close(s.link.first)
-		err = s.beat()
+		err = s.beat(true)
 	} else {
 		s.link.open.Store(true)
 		close(s.link.first)
@@ -170,18 +181,33 @@ func (s *Store) keep() {
 	if err != nil {
 		s.trip()
 	}
-	ticker := time.NewTicker(s.lease / 3)
-	defer ticker.Stop()
+	// Soon after a start and after an outage others come, too: to know how many
+	// there are, it looks more often then.
+	pause := s.lease / 30
+	tick := time.After(pause)
 	for {
 		if s.link.open.Load() {
 			s.restore()
+			pause = s.lease / 30
+			tick = time.After(pause)
+		}
+		var due <-chan time.Time
+		if at := s.freeing.due(); !at.IsZero() {
+			due = time.After(time.Until(at))
 		}
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-s.link.tripped:
-		case <-ticker.C:
+		case <-s.freeing.wake: // due is another time now
+		case <-due:
+			s.freeSlots(s.ctx, false)
+		case key := <-s.lost:
+			s.putBack(key)
+		case <-tick:
 			s.renew()
+			pause = min(2*pause, s.lease/3)
+			tick = time.After(pause)
 		}
 	}
 }
@@ -209,6 +235,7 @@ func (s *Store) restore() {
 			s.link.failures.Store(0)
 			s.link.stale.Store(false)
 			s.link.open.Store(false)
+			s.freeSlots(s.ctx, true)
 			s.renewSlots()
 		}
 		s.observe(OpRenew, began, err)
@@ -229,11 +256,11 @@ func (s *Store) probe() error {
 	if err != nil {
 		return err
 	}
-	return s.beat()
+	return s.beat(true)
 }
 
-// beat says that this instance lives.
-func (s *Store) beat() error {
+// beat says that this instance lives. back is after a time without Redis.
+func (s *Store) beat(back bool) error {
 	ctx, cancel := context.WithTimeout(s.ctx, s.options.Deadline)
 	defer cancel()
 	args := leaseArgs(s.lease, s.instance)
@@ -242,14 +269,28 @@ func (s *Store) beat() error {
 		return []int64{n}, err
 	})
 	if err == nil {
-		s.link.instances.Store(n[0])
+		s.link.count(n[0], back, s.lease)
 	}
 	return err
 }
 
+// count notes how many instances report. Fewer than before are believed after a
+// lease: where Redis lost the others, they report again one by one, and
+// until they have, each would enforce too large a share.
+func (l *link) count(n int64, back bool, lease time.Duration) {
+	now := time.Now()
+	switch {
+	case n < l.instances.Load() && (back || l.fewer.IsZero()):
+		l.fewer = now
+	case n >= l.instances.Load(), now.Sub(l.fewer) >= lease:
+		l.fewer = time.Time{}
+		l.instances.Store(n)
+	}
+}
+
 func (s *Store) renew() {
 	began := time.Now()
-	err := s.beat()
+	err := s.beat(false)
 	s.observe(OpRenew, began, err)
 	if err == nil {
 		s.renewSlots()
@@ -261,38 +302,49 @@ func (s *Store) renew() {
 func (s *Store) renewSlots() {
 	var wg sync.WaitGroup
 	tokens := make(chan struct{}, renewers)
-	for key, ids := range s.held.byKey() {
+	for _, key := range s.held.keys() {
 		tokens <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-tokens }()
-			for some := range slices.Chunk(ids, maxRenew) {
-				s.renewKey(key, some)
-			}
+			s.renewKey(key)
 		})
 	}
 	wg.Wait()
 }
 
-func (s *Store) renewKey(key string, ids []string) {
-	if s.ready() != nil {
-		return
+// putBack renews the slots of a key, and of all that are lost as well, once.
+func (s *Store) putBack(key string) {
+	keys := map[string]struct{}{key: {}}
+	for len(s.lost) > 0 { // nobody else receives
+		keys[<-s.lost] = struct{}{}
 	}
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(s.ctx, connectTimeout)
-	defer cancel()
-	args := leaseArgs(s.lease, ids...)
-	_, err := s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
-		return nil, s.scripts.renew.Exec(ctx, c, []string{key}, args).Error()
-	})
-	// What was freed meanwhile has come back: free it again.
-	freed := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return s.held.has(slot{key, id}) })
-	if len(freed) > 0 {
-		_, err = s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
-			return nil, c.Do(ctx, c.B().Zrem().Key(key).Member(freed...).Build()).Error()
+	for key := range keys {
+		s.renewKey(key)
+	}
+}
+
+func (s *Store) renewKey(key string) {
+	for ids := range slices.Chunk(s.held.ids(key), maxRenew) {
+		if s.ready() != nil {
+			return
+		}
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(s.ctx, connectTimeout)
+		args := leaseArgs(s.lease, ids...)
+		_, err := s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+			return nil, s.scripts.renew.Exec(ctx, c, []string{key}, args).Error()
 		})
-	}
-	if err != nil {
-		s.observe(OpRenew, began, err)
+		cancel()
+		for _, id := range ids {
+			// What was freed meanwhile has come back: it is freed again. Without an
+			// answer the script may yet run, after any of them is freed.
+			if one := (slot{key, id}); err != nil || !s.held.has(one) {
+				s.freeing.add(one)
+			}
+		}
+		if err != nil {
+			s.observe(OpRenew, began, err)
+		}
 	}
 }
 

@@ -41,6 +41,7 @@ const (
 type answer struct {
 	state ratelimit.State
 	held  bool  // the ID had its slot already
+	there int   // how many slots Redis has; this instance may hold more
 	ok    bool  // the script's verdict
 	now   int64 // by the server's clock, in nanoseconds since the Unix epoch
 }
@@ -74,8 +75,9 @@ func windowArgs(args []string, p *ratelimit.Policy) []string {
 	return append(args, strconv.FormatInt(int64(p.Window/time.Microsecond), 10), start)
 }
 
-// takeArgs appends what take.lua needs to know of t.
-func takeArgs(args []string, t *ratelimit.Take, lease time.Duration) []string {
+// takeArgs appends what take.lua needs to know of t. own is how many slots of the
+// count this instance holds.
+func takeArgs(args []string, t *ratelimit.Take, lease time.Duration, own int) []string {
 	p, kind, shadow := t.Policy, kindOf(t.Policy), "0"
 	if p.Shadow {
 		shadow = "1"
@@ -91,7 +93,7 @@ func takeArgs(args []string, t *ratelimit.Take, lease time.Duration) []string {
 		}
 		return pair(pair(args, debit), time.Duration(t.Burst())*p.Interval())
 	case kindSlots:
-		return append(args, t.ID, strconv.FormatInt(lease.Milliseconds(), 10), "", "")
+		return append(args, t.ID, strconv.FormatInt(lease.Milliseconds(), 10), strconv.Itoa(own), "")
 	}
 	return append(windowArgs(args, p), "", "")
 }
@@ -159,7 +161,7 @@ func (a *answer) read(p *ratelimit.Policy, v []int64) {
 	case kindBucket:
 		a.state = ratelimit.State{At: v[0]*int64(time.Second) + v[1]}
 	case kindSlots:
-		a.state, a.held = ratelimit.State{Used: v[0]}, v[1] == 1
+		a.state, a.held, a.there = ratelimit.State{Used: v[0]}, v[1] == 1, int(v[2])
 	default:
 		a.state = ratelimit.State{At: v[0] * 1000, Used: v[1], Before: v[2]}
 	}

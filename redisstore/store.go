@@ -56,6 +56,8 @@ type Store struct {
 
 	scripts struct{ take, settle, grant, renew, beat *rueidis.Lua }
 	held    held
+	freeing freeing
+	lost    chan string // keys of which Redis has fewer slots than are held here
 	link    link
 
 	ctx    context.Context // ends with Close
@@ -99,12 +101,13 @@ func prepare(o Options) (*Store, error) {
 	case o.BreakerFailures < 1:
 		return nil, fmt.Errorf("redisstore: breaker failures: %d: want at least 1", o.BreakerFailures)
 	}
-	s := &Store{options: o, address: address, instance: rand.Text(), lease: Lease, undo: make(chan []ratelimit.Take, maxUndo)}
+	s := &Store{options: o, address: address, instance: rand.Text(), lease: Lease, undo: make(chan []ratelimit.Take, maxUndo), lost: make(chan string, maxLost)}
 	s.scripts.take = rueidis.NewLuaScript(libLua + takeLua)
 	s.scripts.settle = rueidis.NewLuaScript(libLua + settleLua)
 	s.scripts.grant = rueidis.NewLuaScript(libLua + grantLua)
 	s.scripts.renew = rueidis.NewLuaScript(libLua + renewLua)
 	s.scripts.beat = rueidis.NewLuaScript(libLua + beatLua)
+	s.freeing.wake = make(chan struct{}, 1)
 	s.link.init()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
@@ -128,6 +131,7 @@ func (s *Store) Close() {
 		_, _ = s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) { // else its lease ends
 			return nil, c.Do(ctx, c.B().Zrem().Key(s.instancesKey()).Member(s.instance).Build()).Error()
 		})
+		s.freeSlots(ctx, true)
 		cancel()
 	}
 	s.link.close()
@@ -168,8 +172,8 @@ func (s *Store) take(ctx context.Context, takes []ratelimit.Take, now time.Time)
 	return allowed, err
 }
 
-// Settle implements ratelimit.Store. It tries once; a slot is forgotten here even
-// if Redis is away, and runs out there.
+// Settle implements ratelimit.Store. It tries once; but a slot that Redis did not
+// free is freed as soon as it answers.
 func (s *Store) Settle(ctx context.Context, takes []ratelimit.Take, now time.Time) error {
 	if err := ratelimit.Check(takes); err != nil {
 		return err
@@ -186,6 +190,10 @@ func (s *Store) Settle(ctx context.Context, takes []ratelimit.Take, now time.Tim
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), s.options.Deadline)
 		defer cancel()
 		err = c.settle(ctx)
+	} else {
+		for _, group := range c.groups {
+			c.freeLater(group, -1)
+		}
 	}
 	s.observe(OpSettle, began, err)
 	if err != nil {
@@ -195,8 +203,11 @@ func (s *Store) Settle(ctx context.Context, takes []ratelimit.Take, now time.Tim
 }
 
 // maxUndo bounds the takes that wait to be given back, after a slot of a cluster
-// failed; more are left charged.
+// failed; of more only the slots of concurrent policies are.
 const maxUndo = 1024
+
+// maxLost bounds the keys that wait to be put back before they are renewed.
+const maxLost = 64
 
 // undoAll gives back what calls took that failed halfway, after their deadline.
 func (s *Store) undoAll() {
@@ -215,6 +226,18 @@ func (s *Store) undoAll() {
 	}
 }
 
+// compare has the slots of a key put back where fewer are there than least, which
+// is how many were held here and freed before. What was freed since is not lost.
+func (s *Store) compare(key string, there, least int) {
+	if _, freed := s.held.of(key); there+freed >= least {
+		return
+	}
+	select {
+	case s.lost <- key:
+	default: // the next renewal does it
+	}
+}
+
 func (s *Store) observe(op Op, began time.Time, err error) {
 	if s.options.Observe == nil {
 		return
@@ -226,7 +249,7 @@ func (s *Store) observe(op Op, began time.Time, err error) {
 func (s *Store) Healthy() bool { return !s.closed.Load() && s.link.up() }
 
 // Instances is how many stores with this prefix live, with this one, as Redis last
-// said; at least 1.
+// said; at least 1. A smaller number is believed after it was said for a lease.
 func (s *Store) Instances() int { return max(int(s.link.instances.Load()), 1) }
 
 // Held is how many slots this store holds.

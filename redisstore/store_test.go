@@ -102,6 +102,48 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+func TestForeignValues(t *testing.T) {
+	server := storetest.Redis(t)
+	s := open(t, redisstore.Options{URL: server.URL()})
+	bucket, fixed := daily(t, "bucket", 10), hourly(t, "fixed", 10)
+	sliding := prepare(t, ratelimit.Policy{Name: "sliding", Quota: 10, Window: time.Hour, Algorithm: ratelimit.SlidingWindow})
+	nines := strings.Repeat("9", 400)
+	for _, value := range []string{
+		"", "garbage", "1", "1.5", "-1.000000000", "1e9.000000000", "1 1", "1 1 1 1", "-1 1 1", "1.0 1 1", "\x00", "1.0000000000",
+		nines, nines + ".000000000", nines + " 1 1", "1 " + nines + " 1", "1 1 " + nines, "1.000000000\n",
+		"9999999999.000000000", "9007199254740992 1 1", "1000000000.962994916", "1000000000000000 3 1",
+	} {
+		for _, p := range []*ratelimit.Policy{bucket, fixed, sliding} {
+			t.Run(fmt.Sprintf("takes %.30q of a %s as absent, and replaces it", value, p.Name), func(t *testing.T) {
+				key := redisstore.CountKey("weir", p, "k")
+				server.MustDo("SET", key, value)
+				due := takes("k", p)
+				if allowed, err := s.Take(context.Background(), due, time.Now()); err != nil || !allowed || due[0].Decision.Remaining != 9 {
+					t.Fatalf("%t, %v, %+v", allowed, err, due[0].Decision)
+				}
+				if ttl := server.MustDo("PTTL", key); ttl == "-1" {
+					t.Fatal("it never expires")
+				}
+				server.MustDo("SET", key, value)
+				due[0].Cost = 3
+				if err := s.Settle(context.Background(), due, time.Now()); err != nil || due[0].Decision.Remaining != 7 {
+					t.Fatalf("settled: %v, %+v", err, due[0].Decision)
+				}
+			})
+		}
+	}
+	t.Run("takes a lease of another form as absent", func(t *testing.T) {
+		p := prepare(t, ratelimit.Policy{Name: "leased", Quota: 1000, Window: time.Minute, MaxExcess: 0.1})
+		count := redisstore.CountKey("weir", p, "k")
+		server.MustDo("SET", count, "garbage")
+		server.MustDo("SET", strings.Replace(count, "}:b,", "}:l,", 1), "garbage")
+		grants := []ratelimit.Grant{{Policy: p, Key: "k", Cost: 1, Want: 10}}
+		if err := s.Grant(t.Context(), grants, time.Now()); err != nil || grants[0].Units != 10 {
+			t.Fatalf("%+v, %v", grants[0], err)
+		}
+	})
+}
+
 func TestSharing(t *testing.T) {
 	t.Run("two instances whose clocks differ admit what one would", func(t *testing.T) {
 		server := storetest.Redis(t)
@@ -148,6 +190,9 @@ func TestSharing(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestInstances(t *testing.T) {
 	t.Run("counts the instances that live", func(t *testing.T) {
 		server := storetest.Redis(t)
 		a := openWithLease(t, server.URL(), 300*time.Millisecond)
@@ -159,6 +204,48 @@ func TestSharing(t *testing.T) {
 		storetest.Eventually(t, soon, "redis is away", func() bool { return !a.Healthy() })
 		if a.Instances() != 1 {
 			t.Fatalf("%d instances with redis away, want the last known", a.Instances())
+		}
+	})
+	t.Run("counts those that have not reported again after redis was restarted empty", func(t *testing.T) {
+		server := storetest.Redis(t)
+		var stores []*redisstore.Store
+		for range 3 {
+			s := open(t, redisstore.Options{URL: server.URL(), Deadline: time.Second})
+			healthy(t, s)
+			stores = append(stores, s)
+		}
+		for _, s := range stores {
+			storetest.Eventually(t, promptly/2, "each sees all, soon after they began", func() bool { return s.Instances() == 3 })
+		}
+		server.Stop()
+		storetest.Eventually(t, soon, "redis is away for all", func() bool {
+			away := 0
+			for _, s := range stores {
+				if _, err := s.Take(context.Background(), takes("k", daily(t, "p", 1000)), time.Now()); err != nil && !s.Healthy() {
+					away++
+				}
+			}
+			return away == len(stores)
+		})
+		server.Start()
+		for _, s := range stores {
+			healthy(t, s)
+			if n := s.Instances(); n != 3 {
+				t.Fatalf("%d instances after the restart, want the 3 that live", n)
+			}
+		}
+	})
+	t.Run("counts those that have not reported again after FLUSHALL, and for a lease", func(t *testing.T) {
+		const lease = 600 * time.Millisecond
+		server := storetest.Redis(t)
+		server.MustDo("ZADD", "weir:{instances}", "9999999999999", "another")
+		s := openWithLease(t, server.URL(), lease)
+		storetest.Eventually(t, soon, "it sees two", func() bool { return s.Instances() == 2 })
+		server.MustDo("FLUSHALL")
+		began := time.Now()
+		storetest.Eventually(t, soon, "it sees one", func() bool { return s.Instances() == 1 })
+		if took := time.Since(began); took < lease {
+			t.Fatalf("the other is forgotten after %v, want %v at least", took, lease)
 		}
 	})
 }
@@ -263,6 +350,49 @@ func TestSlots(t *testing.T) {
 		})
 		if hold(t, s, p, "two") {
 			t.Fatal("admitted two where one may run")
+		}
+	})
+}
+
+func TestLostSlots(t *testing.T) {
+	t.Run("admits no more than may run after FLUSHALL, and puts the slots back at once", func(t *testing.T) {
+		server, p := storetest.Redis(t), prepare(t, ratelimit.Policy{Name: "p", Concurrent: 4})
+		s := open(t, redisstore.Options{URL: server.URL()})
+		for i := range 3 {
+			if !hold(t, s, p, fmt.Sprint(i)) {
+				t.Fatal("denied")
+			}
+		}
+		server.MustDo("FLUSHALL")
+		look := []ratelimit.Take{{Policy: p, Key: "k", ID: "look"}}
+		if _, err := s.Take(context.Background(), look, time.Now()); err != nil || look[0].Decision.Remaining != 1 {
+			t.Fatalf("%+v, %v, want one left of four", look[0].Decision, err)
+		}
+		i := 0
+		if n := admitted(t, 5, func() bool { i++; return hold(t, s, p, fmt.Sprint("next", i)) }); n != 1 {
+			t.Fatalf("admitted %d where three of four run", n)
+		}
+		storetest.Eventually(t, promptly, "they are there again", func() bool {
+			return server.MustDo("ZCARD", redisstore.CountKey("weir", p, "k")) == "4"
+		})
+	})
+	t.Run("counts them for each key", func(t *testing.T) {
+		server, p := storetest.Redis(t), prepare(t, ratelimit.Policy{Name: "p", Concurrent: 2})
+		s := open(t, redisstore.Options{URL: server.URL()})
+		var due []ratelimit.Take
+		for i := range 4 { // two of them twice
+			due = append(due, ratelimit.Take{Policy: p, Key: fmt.Sprint(i % 3), ID: fmt.Sprint(i), Cost: 1})
+		}
+		if allowed, err := s.Take(context.Background(), due, time.Now()); err != nil || !allowed {
+			t.Fatal(allowed, err)
+		}
+		server.MustDo("FLUSHALL")
+		for i := range due {
+			due[i].ID += "x"
+		}
+		allowed, err := s.Take(context.Background(), due[:3], time.Now())
+		if err != nil || allowed || due[0].Decision.Allowed || !due[1].Decision.Allowed || !due[2].Decision.Allowed {
+			t.Fatalf("%t, %v, %+v: want the first refused, of which two of two run", allowed, err, due[:3])
 		}
 	})
 }

@@ -12,12 +12,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"log"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -64,35 +68,60 @@ func api(counts ratelimit.Store) (http.Handler, error) {
 }
 
 // shared is where copies of this program that have the same Redis count together;
-// without one each counts in its own memory.
-func shared(url string) (ratelimit.Store, error) {
+// without one each counts in its own memory. stop tells the others that this copy
+// is gone.
+func shared(url string) (counts ratelimit.Store, stop func(), err error) {
 	if url == "" {
-		return ratelimit.NewMemoryStore(0), nil
+		return ratelimit.NewMemoryStore(0), func() {}, nil
 	}
-	redis, err := redisstore.New(redisstore.Options{URL: url}) // for as long as the program runs
+	redis, err := redisstore.New(redisstore.Options{URL: url})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return ratelimit.NewFallback(ratelimit.FallbackOptions{Shared: redis, Instances: redis.Instances})
+	counts, err = ratelimit.NewFallback(ratelimit.FallbackOptions{Shared: redis, Instances: redis.Instances})
+	return counts, redis.Close, err
 }
 
-func main() {
+// serve answers requests until ctx ends, and then those that are under way.
+func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return server.Shutdown(ctx)
+}
+
+func run() error {
 	listen := flag.String("listen", "127.0.0.1:8000", "the `address` to serve on")
 	redis := flag.String("redis", "", "the `URL` of a Redis to count in, for example redis://127.0.0.1:6379/0")
 	flag.Parse()
-	counts, err := shared(*redis)
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	counts, stop, err := shared(*redis)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
+	defer stop()
 	handler, err := api(counts)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	log.Printf("serving http://%s/expensive?n=20", listener.Addr())
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	log.Fatal(server.Serve(listener))
+	return serve(ctx, listener, handler)
+}
+
+func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,8 +93,9 @@ func TestExpensiveIsLimitedForEachClient(t *testing.T) {
 	})
 }
 
-// run starts the program and returns the address that it says it serves.
-func run(t *testing.T, program string, args ...string) string {
+// start starts the program and returns the address that it says it serves, and what
+// ends it as an operator does.
+func start(t *testing.T, program string, args ...string) (address string, stop func()) {
 	t.Helper()
 	cmd := exec.Command(program, args...)
 	stderr, err := cmd.StderrPipe()
@@ -107,23 +109,64 @@ func run(t *testing.T, program string, args ...string) string {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	line, err := bufio.NewReader(stderr).ReadString('\n')
+	r := bufio.NewReader(stderr)
+	line, err := r.ReadString('\n')
 	found := regexp.MustCompile(`http://[^/]+`).FindString(line)
 	if err != nil || found == "" {
 		t.Fatalf("it says %q: %v", line, err)
 	}
-	return found
+	return found, func() {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		rest, _ := io.ReadAll(r)
+		if err := cmd.Wait(); err != nil || len(rest) > 0 {
+			t.Fatalf("it ended with %v, and said %q", err, rest)
+		}
+	}
 }
 
-func TestTwoCopiesShareOneLimit(t *testing.T) {
+// build builds the program.
+func build(t *testing.T) string {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), "expensive")
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	redis := storetest.Redis(t)
+	return program
+}
+
+func TestStopsWithoutATrace(t *testing.T) {
+	program, redis := build(t), storetest.Redis(t)
+	url, stop := start(t, program, "-listen", "127.0.0.1:0", "-redis", redis.URL())
+	reported := func() bool { return redis.MustDo("ZCARD", "weir:{instances}") == "1" }
+	storetest.Eventually(t, 10*time.Second, "the copy reports", reported)
+	answer := make(chan int, 1)
+	go func() {
+		resp, err := http.Get(url + "/expensive?n=1")
+		if err != nil {
+			answer <- 0
+			return
+		}
+		_ = resp.Body.Close()
+		answer <- resp.StatusCode
+	}()
+	storetest.Eventually(t, 10*time.Second, "the request is counted", func() bool { return redis.MustDo("DBSIZE") != "1" })
+	stop()
+	if status := <-answer; status != http.StatusOK {
+		t.Errorf("status %d of a request that was under way, want 200", status)
+	}
+	if reported() {
+		t.Error("a stopped copy still counts as an instance")
+	}
+}
+
+func TestTwoCopiesShareOneLimit(t *testing.T) {
+	program, redis := build(t), storetest.Redis(t)
 	var copies []string
 	for range 2 {
-		copies = append(copies, run(t, program, "-listen", "127.0.0.1:0", "-redis", redis.URL()))
+		url, _ := start(t, program, "-listen", "127.0.0.1:0", "-redis", redis.URL())
+		copies = append(copies, url)
 	}
 	for _, c := range copies {
 		counted := func() bool { // there, and not in the copy's own memory

@@ -13,6 +13,9 @@ local MARGIN = 60000
 local MAX_DEBT_S, MAX_DEBT_N = 2305843009, 213693951
 local MAX_USED = 3999999999999996
 
+-- The last second, and the last microsecond, of a count: in the year 2255.
+local MAX_AT_S, MAX_AT = 9007199254, 9007199254740991
+
 local function server_clock()
   local t = redis.call('TIME')
   return tonumber(t[1]), tonumber(t[2]) * 1000
@@ -136,26 +139,29 @@ local function roll(kind, state, now, length, start)
   if at <= now then
     return window_end(now, length, start) + ahead, 0, 0
   elseif kind == 's' and at - length <= now then
-    if window_end(at - 1, length, start) ~= at then
-      -- Counted in windows of another length, before the policy was changed.
-      return window_end(now, length, start) + ahead, math.min(used + before, MAX_USED), 0
-    end
     return window_end(now, length, start) + ahead, 0, used
   end
   return at, used, before
 end
 
+-- A count that is none of ours, by its form or its numbers, is as if absent:
+-- the next write replaces it.
 local function load(kind, key)
-  local text = redis.call('GET', key)
-  if not text then
-    return {0, 0, 0}
-  end
+  local text = redis.call('GET', key) or ''
   if kind == 'b' then
-    local s, n = string.match(text, '^(%d+)%.(%d+)$')
-    return {tonumber(s), tonumber(n), 0}
+    local s, n = string.match(text, '^(%d+)%.(%d%d%d%d%d%d%d%d%d)$')
+    s, n = tonumber(s or 0), tonumber(n or 0)
+    if s > MAX_AT_S then
+      return {0, 0, 0}
+    end
+    return {s, n, 0}
   end
   local at, used, before = string.match(text, '^(%d+) (%d+) (%d+)$')
-  return {tonumber(at), tonumber(used), tonumber(before)}
+  at, used, before = tonumber(at or 0), tonumber(used or 0), tonumber(before or 0)
+  if at > MAX_AT or used > MAX_USED or before > MAX_USED then
+    return {0, 0, 0}
+  end
+  return {at, used, before}
 end
 
 -- Writes a state with the time for which it means something, or removes it.

@@ -3,14 +3,14 @@
 -- '' twice; '1' to decide without taking; then 8 for each take: kind, shadow,
 -- cost, burst and four that depend on the kind.
 -- Returns whether it took, the clock's seconds and nanoseconds, then 4 for each
--- take: the state in which it found the count (for slots: how many are held, and
--- whether by this ID), and whether it was allowed.
+-- take: the state in which it found the count (for slots: how many are held,
+-- whether by this ID, and how many are there), and whether it was allowed.
 
 local WIDTH = 8
 local dry = ARGV[3] == '1'
 local now_s, now_n = clock(ARGV[1], ARGV[2])
 local now_us = now_s * MEGA + floor(now_n / 1000)
-local states, dirty, order, ids, leases = {}, {}, {}, {}, {}
+local states, dirty, order, ids, leases, there = {}, {}, {}, {}, {}, {}
 
 local function take_bucket(state, cost, burst, a)
   if cost > burst then
@@ -61,8 +61,11 @@ local function find(kind, key, a)
     states[key] = states[key] or load(kind, key)
     return states[key]
   end
-  states[key] = states[key] or {slots_used(key), 0, 0}
-  ids[key] = ids[key] or {}
+  if not states[key] then
+    -- What the instance holds runs, whether it is still there or not.
+    there[key], ids[key] = slots_used(key), {}
+    states[key] = {math.max(there[key], tonumber(ARGV[a + 7])), 0, 0}
+  end
   local id, held = ARGV[a + 5], 0
   for _, taken in ipairs(ids[key]) do
     if taken == id then
@@ -73,7 +76,7 @@ local function find(kind, key, a)
   if expiry and tonumber(expiry) > server_ms() then
     held = 1
   end
-  return {states[key][1], held, 0}
+  return {states[key][1], held, there[key]}
 end
 
 local reply, all = {0, now_s, now_n}, true
