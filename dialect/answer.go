@@ -271,6 +271,10 @@ func (a *Answer) wholeBody(body io.ReadCloser) *wholeBody {
 	return &wholeBody{answer: a, body: body, scanner: a.form.whole.paths.NewScanner(a.depth)}
 }
 
+// Ended reports whether the terminal event of a followed stream has passed: to its
+// client the answer is over, though the transport may not be.
+func (a *Answer) Ended() bool { return a.mode == followed && a.tally.ended }
+
 // Outcome returns what is known so far. It is final once Read has returned an
 // error.
 func (a *Answer) Outcome() Outcome {

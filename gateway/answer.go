@@ -79,7 +79,8 @@ func (x *exchange) relay(resp *http.Response) {
 		ahead = recording.ReadAhead()
 		resp.Body = recording.Body(resp.Body, func(err error) error { return brokeOff(x.chosen.upstream.name, err) })
 	}
-	resp.Body = &toldBody{resp.Body, x, resp.ContentLength}
+	resp.Body = &toldBody{resp.Body, x}
+	x.readsAhead = ahead > 0
 	if err := x.chosen.upstream.pool.Relay(x.w, resp, ahead); err != nil {
 		x.err = err
 		// The client must not take what it has for the whole answer.
@@ -105,17 +106,11 @@ func (x *exchange) dropTrailers() {
 type toldBody struct {
 	io.ReadCloser
 	exchange *exchange
-	left     int64 // of a body whose length is known, less than 0 of another
 }
 
 // Read implements io.Reader.
 func (b *toldBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if b.left -= int64(n); b.left == 0 && n > 0 {
-		// The last of it goes out next, and with that the client knows that it can
-		// come again: it should find its slot free.
-		b.exchange.freeSlots()
-	}
 	if cut, ok := errors.AsType[*dialect.CutError](err); ok {
 		b.exchange.err, err = cut, io.EOF
 	}
@@ -179,10 +174,8 @@ func (x *exchange) refuse(p *weir.Problem) {
 // finish settles and counts the request, and writes its line of the log.
 func (x *exchange) finish() {
 	used := x.spent()
-	if x.reserved {
-		x.learn(used)
-		x.settle(used)
-	}
+	x.learn(used)
+	x.settle(used)
 	x.setup.bodies.release(x.body)
 	took := time.Since(x.started)
 	status := x.w.status
@@ -236,7 +229,7 @@ func (x *exchange) finish() {
 	x.gateway.log.Log(e)
 }
 
-// addUsage says and counts what the model did: the same as is charged.
+// addUsage says and counts what the model did: the same as is charged for it.
 func (x *exchange) addUsage(e *telemetry.Entry, used amounts) {
 	if x.call != nil {
 		e.Model = x.call.Model

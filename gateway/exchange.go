@@ -57,6 +57,7 @@ type exchange struct {
 	called     bool            // the upstream
 	unobtained bool            // its answer
 	relaying   bool            // it
+	readsAhead bool            // of what the client has taken
 	answer     *dialect.Answer // nil: it is not read
 	theirs     []dialect.Limit // what the upstream says is left of its quotas
 	target     string          // that answered

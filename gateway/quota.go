@@ -103,6 +103,8 @@ func (x *exchange) countDecisions(takes []ratelimit.Take) {
 		switch {
 		case t.Mode >= ratelimit.Open: // nobody decided
 			continue
+		case t.Cost == 0 && t.Decision.Allowed: // only looked at
+			continue
 		case t.Decision.Allowed:
 		case t.Policy.Shadow:
 			decision = telemetry.ResultShadow
@@ -164,41 +166,18 @@ func (x *exchange) settle(used amounts) {
 		return
 	}
 	x.reserved = false
-	x.correct(func(t *ratelimit.Take) int64 {
-		if t.Policy.Concurrent > 0 {
-			return -t.Cost
-		}
-		return used.of(t.Policy.Unit) - t.Cost
-	})
-}
-
-// freeSlots frees the slots before the rest is settled.
-func (x *exchange) freeSlots() {
-	if !x.reserved {
-		return
-	}
-	x.correct(func(t *ratelimit.Take) int64 {
-		if t.Policy.Concurrent > 0 {
-			return -t.Cost
-		}
-		return 0
-	})
-	for i := range x.takes {
-		if t := &x.takes[i]; t.Policy.Concurrent > 0 {
-			t.Cost = 0
-		}
-	}
-}
-
-// correct settles each take by what cost says of it.
-func (x *exchange) correct(cost func(*ratelimit.Take) int64) {
 	var due []ratelimit.Take
 	var from [ratelimit.MaxTakes]int
 	for i, t := range x.takes {
-		if t.Mode == ratelimit.Open || t.Policy.Shadow && !t.Decision.Allowed {
+		switch {
+		case t.Mode == ratelimit.Open || t.Policy.Shadow && !t.Decision.Allowed:
 			continue // nothing was taken
+		case t.Policy.Concurrent > 0:
+			t.Cost = -t.Cost
+		default:
+			t.Cost = used.of(t.Policy.Unit) - t.Cost
 		}
-		if t.Cost = cost(&t); t.Cost != 0 {
+		if t.Cost != 0 {
 			from[len(due)] = i
 			due = append(due, t)
 		}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/inferweir/weir/dialect"
@@ -37,9 +38,27 @@ func (w *response) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
+	if w.exchange.reserved && w.ends(p) {
+		// With these bytes the client knows that it can come again: it should find
+		// its slot free, and what it did not use given back.
+		w.sent += int64(len(p))
+		w.exchange.settle(w.exchange.spent())
+		w.sent -= int64(len(p))
+	}
 	n, err := w.ResponseWriter.Write(p)
 	w.sent += int64(n)
 	return n, err
+}
+
+// ends reports whether p is the last of the answer, as far as its length or the
+// terminal event of its stream tells.
+func (w *response) ends(p []byte) bool {
+	if length := w.Header()["Content-Length"]; len(length) == 1 {
+		n, err := strconv.ParseInt(length[0], 10, 64)
+		return err == nil && w.sent+int64(len(p)) == n
+	}
+	x := w.exchange
+	return x.answer != nil && !x.readsAhead && x.answer.Ended()
 }
 
 // framedOtherwise reports whether a proxy in front may see this request end

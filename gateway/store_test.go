@@ -74,7 +74,7 @@ func TestWhileTheStoreIsAway(t *testing.T) {
 		statuses string // of six requests
 		fields   bool
 	}{
-		"local":  {"[200 200 429 429 429 429]", true}, // a half of ten, of which three were used
+		"local":  {"[200 200 200 429 429 429]", true}, // a half of the seven that were left
 		"open":   {"[200 200 200 200 200 200]", false},
 		"closed": {"[503 503 503 503 503 503]", false},
 	} {

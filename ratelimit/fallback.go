@@ -12,10 +12,10 @@ type OnFailure string
 
 // What can become of takes that the shared store cannot decide.
 const (
-	// FailLocal lets each instance enforce its share: the quota and the burst
-	// divided by the number of instances. What the shared store admits uses the
-	// share up, too, as far as it goes: a store that comes and goes admits little
-	// more than one that stays, and an outage at most one burst more, once.
+	// FailLocal lets each instance enforce its share: the rate and the burst of each
+	// policy divided by the number of instances, and to begin with that part of what
+	// was left when the shared store was last heard. While that comes and goes, each
+	// instance admits at most its share besides what the store does.
 	FailLocal OnFailure = "local"
 	// FailOpen admits all of them.
 	FailOpen OnFailure = "open"
@@ -83,11 +83,12 @@ func (f *Fallback) Take(ctx context.Context, takes []Take, now time.Time) (bool,
 		takes[i].Mode = Shared
 	}
 	allowed, err := f.options.Shared.Take(ctx, takes, now)
-	if err == nil && allowed && f.options.OnFailure == FailLocal {
-		f.mirror(ctx, takes, now)
+	if err == nil {
+		f.remember(takes, now)
+		return allowed, nil
 	}
-	if err == nil || ctx.Err() != nil {
-		return allowed, err
+	if ctx.Err() != nil {
+		return false, err
 	}
 	f.options.Observe(err)
 	switch f.options.OnFailure {
@@ -107,21 +108,17 @@ func (f *Fallback) Take(ctx context.Context, takes []Take, now time.Time) (bool,
 	return allowed, err
 }
 
-// mirror uses the local shares up by what the shared store admitted, until each is
-// overdrawn: were it charged less, a store that comes and goes would admit twice as
-// much; were it charged more, an instance that serves more than its share would
-// have to wait for that in an outage. Slots are left out: nobody would free them.
-func (f *Fallback) mirror(ctx context.Context, takes []Take, now time.Time) {
-	for _, t := range f.shares(takes) {
-		if t.Cost <= 0 || t.Policy.Concurrent > 0 || !t.Decision.Allowed {
-			continue
-		}
-		look := []Take{t}
-		look[0].Cost = 0
-		// A memory store fails only for takes that are not well formed.
-		if fits, _ := f.local.Take(ctx, look, now); fits {
-			look[0].Cost = t.Cost
-			_ = f.local.Settle(ctx, look, now)
+// remember notes what the shared store said is left, for the time when it says
+// nothing.
+func (f *Fallback) remember(takes []Take, now time.Time) {
+	if f.options.OnFailure != FailLocal {
+		return
+	}
+	n := int64(max(f.options.Instances(), 1))
+	for i := range takes {
+		if t := &takes[i]; t.Mode == Shared && t.Policy.ready.kind != slots {
+			g := t.Policy.ready.share(n, 0)
+			f.local.raise(&g, t.Key, min(t.Decision.Remaining/n, g.burst), now)
 		}
 	}
 }
@@ -139,7 +136,10 @@ func (f *Fallback) Settle(ctx context.Context, takes []Take, now time.Time) erro
 	}
 	var err error
 	if len(shared) > 0 {
-		if err = f.options.Shared.Settle(ctx, shared, now); err != nil && ctx.Err() == nil {
+		switch err = f.options.Shared.Settle(ctx, shared, now); {
+		case err == nil:
+			f.remember(shared, now)
+		case ctx.Err() == nil:
 			f.options.Observe(err)
 		}
 	}
@@ -154,30 +154,29 @@ func (f *Fallback) shares(takes []Take) []Take {
 	n := int64(max(f.options.Instances(), 1))
 	shares := make([]Take, len(takes))
 	for i, t := range takes {
-		t.Policy = t.Policy.share(n, t.Cost)
+		g, p := t.Policy.ready.share(n, t.Cost), *t.Policy
+		p.ready = &g
+		t.Policy = &p
 		shares[i] = t
 	}
 	return shares
 }
 
-// share is p for one of n instances: its rate and its burst divided by n, at
-// least one unit of each. A cost that the policy would admit is admitted by a share
-// that is full, whatever its size: it waits for it afterwards, not before, because
-// before would be for ever.
-func (p *Policy) share(n, cost int64) *Policy {
-	g := *p.ready
+// share is g for one of n instances: its rate and its burst divided by n, at least
+// one unit of each. A cost that the policy would admit is admitted by a share that
+// is full, whatever its size: it waits for it afterwards, not before, because before
+// would be for ever.
+func (g gauge) share(n, cost int64) gauge {
 	g.burst = max(g.burst/n, min(cost, g.burst), 1)
 	if g.kind == bucket {
 		// Each unit comes back n times as slowly, within the bounds of Validate.
 		most := maxDebt / time.Duration(g.burst)
-		if slower := most / g.interval; n <= int64(slower) {
+		if n <= int64(most/g.interval) {
 			most = g.interval * time.Duration(n)
 		}
 		g.interval = most
 		g.capacity = time.Duration(g.burst) * g.interval
 		g.perNano = 1 / float64(g.interval)
 	}
-	q := *p
-	q.ready = &g
-	return &q
+	return g
 }

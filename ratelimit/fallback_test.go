@@ -120,6 +120,46 @@ func TestFallback(t *testing.T) {
 			t.Errorf("admitted %d", admitted)
 		}
 	})
+	t.Run("begins with its part of what was left", func(t *testing.T) {
+		for _, algorithm := range []string{ratelimit.TokenBucket, ratelimit.FixedWindow, ratelimit.SlidingWindow} {
+			s := &absent{MemoryStore: ratelimit.NewMemoryStore(0)}
+			f := fallback(t, s, ratelimit.FailLocal, 4)
+			p := prepare(t, ratelimit.Policy{Name: "p", Quota: 60, Window: 24 * time.Hour, Algorithm: algorithm})
+			for range 33 {
+				_, _, _ = take(t, f, p)
+			}
+			back := []ratelimit.Take{{Policy: p, Key: "k", Cost: -1}} // which leaves 28
+			if err := f.Settle(ctx, back, now); err != nil {
+				t.Fatal(err)
+			}
+			s.away = true
+			admitted := 0
+			for range 20 {
+				if allowed, _, _ := take(t, f, p); allowed {
+					admitted++
+				}
+			}
+			if admitted != 6 { // a fourth of 27, for a share is never raised
+				t.Errorf("%s: admitted %d", algorithm, admitted)
+			}
+		}
+	})
+	t.Run("collects no debt in shadow", func(t *testing.T) {
+		s := &absent{MemoryStore: ratelimit.NewMemoryStore(0)}
+		f := fallback(t, s, ratelimit.FailLocal, 8)
+		shadow := prepare(t, ratelimit.Policy{Name: "p", Quota: 60, Window: time.Minute, Shadow: true})
+		for i := range 7200 {
+			takes := []ratelimit.Take{{Policy: shadow, Key: "k", Cost: 1}}
+			if _, err := f.Take(ctx, takes, now.Add(time.Duration(i)*time.Second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.away = true
+		takes := []ratelimit.Take{{Policy: prepare(t, ratelimit.Policy{Name: "p", Quota: 60, Window: time.Minute}), Key: "k", Cost: 1}}
+		if allowed, err := f.Take(ctx, takes, now.Add(2*time.Hour)); !allowed || err != nil {
+			t.Errorf("%t %v %+v", allowed, err, takes[0].Decision)
+		}
+	})
 	t.Run("admits little more with a store that comes and goes", func(t *testing.T) {
 		s := &absent{MemoryStore: ratelimit.NewMemoryStore(0)}
 		f := fallback(t, s, ratelimit.FailLocal, 1)

@@ -44,7 +44,8 @@ func SetFields(h http.Header, takes []Take) {
 }
 
 // SetLegacyFields sets X-RateLimit-Limit, -Remaining and -Reset for the tightest
-// policy: the burst, what is left of it, and the seconds until there is more.
+// policy: the burst, what is left of it, and the seconds until there is more. Slots
+// count only where there is nothing else: to their holder none is left.
 func SetLegacyFields(h http.Header, takes []Take) {
 	var room [MaxTakes]int
 	order := tightestFirst(takes, room[:0])
@@ -52,6 +53,12 @@ func SetLegacyFields(h http.Header, takes []Take) {
 		return
 	}
 	t := &takes[order[0]]
+	for _, i := range order {
+		if takes[i].Policy.ready.kind != slots {
+			t = &takes[i]
+			break
+		}
+	}
 	h["X-Ratelimit-Limit"] = []string{strconv.FormatInt(t.Policy.ready.burst, 10)}
 	h["X-Ratelimit-Remaining"] = []string{strconv.FormatInt(t.Decision.Remaining, 10)}
 	h["X-Ratelimit-Reset"] = []string{strconv.FormatInt(ceilSeconds(t.Decision.Reset), 10)}

@@ -245,12 +245,15 @@ func (t *Take) reason() string {
 		return fmt.Sprintf("%q lets %s run at a time, and as many do.", p.Name, count(p.Concurrent, unit))
 	}
 	quota := count(p.Quota, unit) + " per " + spell(p.Window)
+	if t.Mode == Local {
+		quota = "this instance's share of " + quota
+	}
 	switch {
 	case t.Decision.RetryAfter == weir.Never:
 		return fmt.Sprintf("it costs %s, and %q never has more than %d at once (%s).", count(t.Cost, unit), p.Name, p.ready.burst, quota)
 	case t.Decision.Remaining > 0:
 		return fmt.Sprintf("it costs %s, and %d are left of %s.", count(t.Cost, unit), t.Decision.Remaining, quota)
-	case p.Quota == 1:
+	case p.Quota == 1 || t.Mode == Local:
 		return quota + " is used up."
 	}
 	return quota + " are used up."

@@ -109,6 +109,34 @@ func (s *MemoryStore) takeOne(t *Take, now int64) bool {
 	return t.Decision.Allowed || g.shadow
 }
 
+// raise sees to it that no more than remaining units are left of g's count.
+func (s *MemoryStore) raise(g *gauge, key string, remaining int64, at time.Time) {
+	now := s.unix(at)
+	hash := s.hash(g, key)
+	tag, evicted := g.tag(hash), false
+	if g.kind == bucket {
+		full := now + int64(g.capacity) - remaining*int64(g.interval)
+		b := s.buckets.group(hash)
+		b.mu.Lock()
+		if full > max(b.find(tag)[0], now) {
+			evicted = b.put(tag, [1]int64{full}, now)
+		}
+		b.mu.Unlock()
+	} else {
+		b := s.windows().group(hash)
+		b.mu.Lock()
+		w := b.find(tag)
+		if was := g.roll(State{At: w[0], Used: w[1], Before: w[2]}, now); g.estimate(was, now) < g.burst-remaining {
+			used := was.Used + g.burst - remaining - g.estimate(was, now)
+			evicted = b.put(tag, [3]int64{was.At, used, was.Before}, now)
+		}
+		b.mu.Unlock()
+	}
+	if evicted {
+		s.evicted.Add(1)
+	}
+}
+
 // Settle implements Store.
 func (s *MemoryStore) Settle(_ context.Context, takes []Take, now time.Time) error {
 	if err := Check(takes); err != nil {

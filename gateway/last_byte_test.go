@@ -1,0 +1,144 @@
+package gateway_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/inferweir/weir/storetest"
+)
+
+// A lone client that comes again at the end of its answer: its refund is there.
+func TestALoneClientFindsWhatItDidNotUse(t *testing.T) {
+	for _, kind := range []string{"json 200 KiB with length", "json 100 bytes", "stream to [DONE]"} {
+		w := start(t, `
+plans: {default: {policies: [{name: t, quota: 1000000, burst: 1000, unit: tokens, window: 1h}]}}
+upstreams: {u: {targets: ["%s"], dialect: openai}}
+routes: [{match: {path: /*}, upstream: u}]
+`, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			if strings.HasPrefix(kind, "stream") {
+				w.Header().Set("Content-Type", "text/event-stream")
+				_, _ = io.WriteString(w, "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\ndata: [DONE]\n\n")
+				return
+			}
+			n := 10
+			if strings.Contains(kind, "200") {
+				n = 200 << 10
+			}
+			text := `{"choices":[{"index":0,"message":{"content":"` + strings.Repeat("x", n) + `"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}`
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Length", fmt.Sprint(len(text)))
+			_, _ = io.WriteString(w, text)
+		}))
+		refused := 0
+		for range 150 {
+			req, _ := http.NewRequest("POST", w.url+"/v1/chat/completions", strings.NewReader(fmt.Sprintf(`{"model":"m","max_tokens":600,"stream":%v,"messages":[{"role":"user","content":"hi"}]}`, strings.HasPrefix(kind, "stream"))))
+			req.Header.Set("Content-Type", "application/json")
+			resp, err := w.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode == 429 {
+				refused++
+			}
+			in := bufio.NewReader(resp.Body)
+			for {
+				line, err := in.ReadString('\n')
+				if err != nil || strings.HasPrefix(line, "data: [DONE]") {
+					break
+				}
+			}
+			resp.Body.Close()
+			w.client.CloseIdleConnections()
+		}
+		if refused > 0 {
+			t.Errorf("%s: a lone client was refused %d times though it uses 2 tokens of 1000", kind, refused)
+		}
+	}
+}
+
+// A slot is held until the last byte is out, with a cache, too.
+func TestASlotIsHeldWhileItsClientReads(t *testing.T) {
+	const size = 8 << 20
+	for _, cache := range []string{"", ", cache: {mode: inference, ttl: 1m, only: all, max_entry: 16MiB}"} {
+		w := start(t, `
+plans: {default: {policies: [1 concurrent]}}
+cache: {memory: {max_bytes: 64MiB}}
+upstreams: {u: {targets: ["%s"]}}
+routes: [{match: {path: /*}, upstream: u`+cache+`}]
+`, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+			_, _ = io.WriteString(w, strings.Repeat("x", size))
+		}))
+		c := w.dial()
+		_, _ = io.WriteString(c, "GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+		line, _ := bufio.NewReaderSize(c, 16).ReadString('\n')
+		<-time.After(200 * time.Millisecond) // so that what is read ahead, is
+		if a := w.send("GET", "/b", ""); a.status != 429 {
+			t.Errorf("cache %q: %d while the first answer (%q) is under way", cache, a.status, strings.TrimSpace(line))
+		}
+		_ = c.Close()
+	}
+}
+
+// A model client stops at [DONE] and comes again.
+func TestAClientThatStopsAtDoneFindsItsSlot(t *testing.T) {
+	w := start(t, `
+plans: {default: {policies: [1 concurrent]}}
+upstreams: {u: {targets: ["%s"], dialect: openai}}
+routes: [{match: {path: /*}, upstream: u}]
+`, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n")
+	}))
+	refused := 0
+	for range 200 {
+		req, _ := http.NewRequest("POST", w.url+"/v1/chat/completions", strings.NewReader(`{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}`))
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode == 429 {
+			refused++
+		}
+		in := bufio.NewReader(resp.Body)
+		for {
+			line, err := in.ReadString('\n')
+			if err != nil || strings.HasPrefix(line, "data: [DONE]") {
+				break
+			}
+		}
+		_ = resp.Body.Close()
+	}
+	if refused > 0 {
+		t.Errorf("%d of 200 refused", refused)
+	}
+}
+
+// What was reserved and given back is not missing from a share.
+func TestAShareKnowsWhatWasGivenBack(t *testing.T) {
+	redis := storetest.Redis(t)
+	w := start(t, strings.ReplaceAll(`
+store: {url: "REDIS", on_failure: local, deadline: 1s}
+plans: {default: {policies: [{name: t, quota: 100000, unit: tokens, window: 1h}]}}
+upstreams: {llm: {targets: ["%s"], dialect: openai}}
+routes: [{match: {path: /*}, upstream: llm}]
+`, "REDIS", redis.URL()), &usedUp{input: 7, output: 5}).connected()
+	body := strings.Replace(hi, "50", "20000", 1)
+	for range 12 {
+		if a := w.send("POST", "/v1/chat/completions", body); a.status != 200 || a.header.Get("Weir-Store") != "" {
+			t.Fatal(a.status, a.header)
+		}
+	}
+	redis.Stop()
+	if a := w.send("POST", "/v1/chat/completions", hi); a.status != 200 || a.header.Get("Weir-Store") != "local" {
+		t.Errorf("144 tokens of 100,000 were used: %d %v %s", a.status, a.header, a.body)
+	}
+}
