@@ -40,9 +40,15 @@ type counts struct {
 	failures  map[redisstore.Failure]*atomic.Uint64
 }
 
-func newCounts(c *config.Config, log *slog.Logger) (*counts, error) {
+func newCounts(c *config.Config, o Options, log *slog.Logger) (*counts, error) {
 	n := &counts{log: log, onFailure: c.Store.OnFailure}
-	if strings.HasPrefix(c.Store.URL, "memory:") {
+	inMemory := strings.HasPrefix(c.Store.URL, "memory:")
+	if !inMemory && o.Check {
+		if _, err := redisstore.ParseURL(c.Store.URL); err != nil {
+			return nil, fmt.Errorf("store.url: %w", err)
+		}
+	}
+	if inMemory || o.Check {
 		n.memory = ratelimit.NewMemoryStore(maxCallers)
 		n.store = n.memory
 		return n, nil

@@ -27,6 +27,9 @@ type Options struct {
 	Log io.Writer
 	// Version is told in the metrics.
 	Version string
+	// Check says that the gateway is made only to find out whether it can be: it
+	// connects to no store.
+	Check bool
 }
 
 // Gateway serves a configuration. Close it after its last request.
@@ -64,7 +67,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		attempts: NewAttempts(c.Limits.AuthFailures),
 	}
 	var err error
-	if g.counts, err = newCounts(c, g.log.Logger()); err != nil {
+	if g.counts, err = newCounts(c, o, g.log.Logger()); err != nil {
 		return nil, err
 	}
 	s, err := g.build(c)

@@ -16,8 +16,8 @@ type Take struct {
 	// Key is whose count it is: the value of what the policy counts by.
 	Key string
 	// ID names the request that holds a slot of a concurrent policy, which needs
-	// it. It must be unique among all requests that run, on every instance, so
-	// it can not be what a client says: who repeats an ID shares its slot.
+	// it. It must be used once, by one request, on all instances, so it can not be
+	// what a client says: who repeats an ID shares its slot, or loses it.
 	ID string
 	// Cost is how many units. 0 looks without taking; less counts as 0. Of a
 	// concurrent policy any cost is one slot.

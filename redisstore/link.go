@@ -26,6 +26,9 @@ const (
 	rebuildEvery = time.Second
 	// patience is how many probes may fail before the client itself is replaced.
 	patience = 5
+	// clusterPatience is how many times more failures than one server's a cluster
+	// may have, and how many of its nodes are asked whether it is there.
+	clusterPatience = 4
 	// renewers is how many counts are renewed at a time.
 	renewers = 8
 	// maxRenew bounds the IDs of one renewal.
@@ -43,9 +46,10 @@ type link struct {
 	first     chan struct{} // closed after the first attempt to connect
 	tripped   chan struct{} // the breaker opened
 	retired   sync.WaitGroup
-	// These two are the goroutine's of keep alone.
-	built time.Time // when the client was made
-	fewer time.Time // since when fewer instances report than instances says; zero if not
+	// These are the goroutine's of keep alone.
+	built  time.Time // when the client was made
+	fewer  time.Time // since when fewer instances report than instances says; zero if not
+	beaten int64     // how many reported last
 }
 
 func (l *link) init() {
@@ -96,6 +100,7 @@ func (s *Store) send(ctx context.Context, f func(context.Context, rueidis.Client
 	select {
 	case <-s.link.first:
 	case <-ctx.Done():
+		s.record(ctx.Err()) // a first connection that takes long is an outage, too
 		return nil, ctx.Err()
 	}
 	ints, err := s.ask(ctx, f)
@@ -145,15 +150,26 @@ func (s *Store) record(err error) {
 		s.link.stale.Store(true)
 	case Topology:
 		s.link.stale.Store(true)
-		if s.link.failures.Add(1) < int64(s.options.BreakerFailures) {
+		if s.link.failures.Add(1) < s.mostFailures() {
 			return
 		}
 	default:
-		if s.link.failures.Add(1) < int64(s.options.BreakerFailures) {
+		if s.link.failures.Add(1) < s.mostFailures() {
 			return
 		}
 	}
 	s.trip()
+}
+
+// mostFailures is how many in a row open the breaker. In a cluster one master that is
+// away makes a part of all calls fail, and a few in a row happen by chance: the
+// others must not lose theirs by that.
+func (s *Store) mostFailures() int64 {
+	n := int64(s.options.BreakerFailures)
+	if s.address.Kind == Cluster {
+		n *= clusterPatience
+	}
+	return n
 }
 
 func (s *Store) trip() {
@@ -178,7 +194,7 @@ func (s *Store) keep() {
 		close(s.link.first)
 	}
 	s.observe(OpRenew, began, err)
-	if err != nil {
+	if err != nil && failureOf(err) != Script {
 		s.trip()
 	}
 	// Soon after a start and after an outage others come, too: to know how many
@@ -214,7 +230,7 @@ func (s *Store) keep() {
 
 // restore returns when Redis answers again, or the store is closed.
 func (s *Store) restore() {
-	wait := firstRetry
+	wait, renewed := firstRetry, time.Now()
 	for probes := 1; ; probes++ {
 		select {
 		case <-s.ctx.Done():
@@ -242,21 +258,47 @@ func (s *Store) restore() {
 		if err == nil {
 			return
 		}
+		// An answer that is too late for a caller is not too late for a slot.
+		if time.Since(renewed) >= s.lease/3 {
+			renewed = time.Now()
+			s.renewSlots()
+		}
 	}
 }
 
 // probe finds out whether Redis can be written to within the deadline. Before
-// that it makes the connection, which may take longer.
+// that it makes the connection, which may take longer. A heartbeat that fails for a
+// reason of its own, because its key holds something else or because its master of
+// a cluster is away, says nothing of the counts.
 func (s *Store) probe() error {
-	ctx, cancel := context.WithTimeout(s.ctx, connectTimeout)
-	defer cancel()
-	_, err := s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
-		return nil, c.Do(ctx, c.B().Ping().Build()).Error()
-	})
+	err := s.ping()
+	for tries := 1; err != nil && s.address.Kind == Cluster && tries < clusterPatience; tries++ {
+		err = s.ping() // at some other node
+	}
 	if err != nil {
 		return err
 	}
-	return s.beat(true)
+	began := time.Now()
+	err = s.beat(true)
+	switch kind := failureOf(err); {
+	case kind == Script, s.address.Kind == Cluster && (kind == Timeout || kind == Connection || kind == Topology):
+		s.observe(OpRenew, began, err)
+		return nil
+	}
+	return err
+}
+
+func (s *Store) ping() error {
+	timeout := connectTimeout
+	if s.address.Kind == Cluster {
+		timeout /= clusterPatience
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	defer cancel()
+	_, err := s.ask(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+		return nil, c.Do(ctx, c.B().Ping().Build()).Error()
+	})
+	return err
 }
 
 // beat says that this instance lives. back is after a time without Redis.
@@ -279,8 +321,10 @@ func (s *Store) beat(back bool) error {
 // until they have, each would enforce too large a share.
 func (l *link) count(n int64, back bool, lease time.Duration) {
 	now := time.Now()
+	lost := back && n < l.beaten // and not before: they have stopped
+	l.beaten = n
 	switch {
-	case n < l.instances.Load() && (back || l.fewer.IsZero()):
+	case n < l.instances.Load() && (lost || l.fewer.IsZero()):
 		l.fewer = now
 	case n >= l.instances.Load(), now.Sub(l.fewer) >= lease:
 		l.fewer = time.Time{}
@@ -290,23 +334,29 @@ func (l *link) count(n int64, back bool, lease time.Duration) {
 
 func (s *Store) renew() {
 	began := time.Now()
-	err := s.beat(false)
-	s.observe(OpRenew, began, err)
-	if err == nil {
-		s.renewSlots()
-	}
+	s.observe(OpRenew, began, s.beat(false))
+	s.renewSlots() // whatever became of the heartbeat: they are other keys
 }
 
 // renewSlots renews all slots that this instance holds, and puts back those that
-// Redis lost.
+// Redis lost. It gives up when nothing answers: there will be another time.
 func (s *Store) renewSlots() {
 	var wg sync.WaitGroup
+	var failed atomic.Int64
 	tokens := make(chan struct{}, renewers)
 	for _, key := range s.held.keys() {
 		tokens <- struct{}{}
+		if failed.Load() >= 4*renewers {
+			<-tokens
+			break
+		}
 		wg.Go(func() {
 			defer func() { <-tokens }()
-			s.renewKey(key)
+			if s.renewKey(key) {
+				failed.Store(0)
+			} else {
+				failed.Add(1)
+			}
 		})
 	}
 	wg.Wait()
@@ -323,15 +373,13 @@ func (s *Store) putBack(key string) {
 	}
 }
 
-func (s *Store) renewKey(key string) {
+// renewKey reports whether Redis answered.
+func (s *Store) renewKey(key string) bool {
 	for ids := range slices.Chunk(s.held.ids(key), maxRenew) {
-		if s.ready() != nil {
-			return
-		}
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(s.ctx, connectTimeout)
 		args := leaseArgs(s.lease, ids...)
-		_, err := s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+		_, err := s.ask(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
 			return nil, s.scripts.renew.Exec(ctx, c, []string{key}, args).Error()
 		})
 		cancel()
@@ -344,8 +392,10 @@ func (s *Store) renewKey(key string) {
 		}
 		if err != nil {
 			s.observe(OpRenew, began, err)
+			return false
 		}
 	}
+	return true
 }
 
 // connect makes a client and puts it in place of the one before.

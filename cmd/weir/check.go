@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 
 	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/gateway"
 )
 
 type checkCommand struct {
@@ -20,7 +21,7 @@ func (c *checkCommand) Run(out output) error {
 	if err != nil {
 		return err
 	}
-	s, err := prepare(c.Config, cfg, out)
+	s, err := prepare(c.Config, cfg, gateway.Options{Check: true}, out)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/gateway"
 )
 
 type serveCommand struct {
@@ -32,7 +33,7 @@ func (c *serveCommand) Run(ctx context.Context, out output) error {
 		_, err = out.stdout.Write(text)
 		return err
 	}
-	s, err := prepare(c.Config, cfg, out)
+	s, err := prepare(c.Config, cfg, gateway.Options{}, out)
 	if err != nil {
 		return err
 	}

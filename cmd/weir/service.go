@@ -28,8 +28,8 @@ type service struct {
 // prepare builds all that cfg asks for, before anything listens. What is wrong is
 // reported a line each. The built-in models are loaded only where something uses
 // them.
-func prepare(f file, cfg *config.Config, out output) (*service, error) {
-	o := gateway.Options{Log: out.stderr, Version: version()}
+func prepare(f file, cfg *config.Config, o gateway.Options, out output) (*service, error) {
+	o.Log, o.Version = out.stderr, version()
 	if usesBuiltin(cfg) {
 		models, err := builtin.New()
 		if err != nil {
