@@ -129,7 +129,11 @@ func (k *checker) effective(path string, policies []Policy, c *Config, s served)
 			k.fail(at+".lease", "has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL")
 		}
 		if header, ok := strings.CutPrefix(p.By, "header:"); ok && judged {
-			if want := neverSent(header, c.Callers); want != "" {
+			want := neverSent(header, c.Callers)
+			if want == "" && s.any && !s.proxied && namesTarget(header) {
+				want = "never matches: the field names the request to decide on, and is removed: want another one, or by: route"
+			}
+			if want != "" {
 				k.fail(k.orAbove(at, "by"), want)
 			}
 		}
@@ -140,6 +144,16 @@ func (k *checker) effective(path string, policies []Policy, c *Config, s served)
 			k.fail(k.orAbove(at, "unit"), want)
 		}
 	}
+}
+
+// namesTarget holds for the fields in which another server names the request that
+// it asks about.
+func namesTarget(field string) bool {
+	switch http.CanonicalHeaderKey(field) {
+	case "X-Original-Uri", "X-Original-Method", "X-Forwarded-Uri", "X-Forwarded-Method":
+		return true
+	}
+	return false
 }
 
 // orAbove is the place of a policy's key, or of the policy where it is in its
@@ -192,7 +206,7 @@ func neverCounts(p Policy, s served) string {
 	case p.Concurrent > 0 || !tokens || s.tokens:
 		return ""
 	}
-	return "never counts: " + s.by + " how many tokens a request uses: want unit requests, or dialect openai, anthropic or ollama"
+	return "never counts: " + s.by + " how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve"
 }
 
 // countsTokens holds for the dialects in which requests and answers say what

@@ -73,8 +73,8 @@ func TestParsePlanSaysWhatTheFileWould(t *testing.T) {
 		})
 	}
 	f("of tokens that nothing counts", served, "[5 tokens/minute, {name: out, quota: 5, window: 1m, unit: output_tokens}]",
-		`policies[0]: "5 tokens/minute": never counts: upstream m has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic or ollama`+"\n"+
-			`policies[1].unit: "output_tokens": never counts: upstream m has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic or ollama`)
+		`policies[0]: "5 tokens/minute": never counts: upstream m has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve`+"\n"+
+			`policies[1].unit: "output_tokens": never counts: upstream m has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve`)
 	f("of a lease without a Redis", served, "[{quota: 100, window: 1m, lease: {max_excess: 1%}}]",
 		"policies[0].lease: has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL")
 	f("of a lease that holds nothing", shared, "[{quota: 99, window: 1m, lease: {max_excess: 1%}}]",

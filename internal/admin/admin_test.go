@@ -260,7 +260,7 @@ routes: [{name: all, match: {path: /v1/*}, upstream: u}]
 		return append(said, fmt.Sprint(got.Code))
 	}
 	equal(t, change("default", `"9 tokens/minute", {"quota": 100, "window": "1m", "lease": {"max_excess": "1%"}}`), []string{
-		"policies[0]: 9 tokens/minute: never counts: upstream u has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic or ollama",
+		"policies[0]: 9 tokens/minute: never counts: upstream u has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve",
 		"policies[1].lease: : has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL", "400",
 	})
 	equal(t, change("default", `{"name": "a", "quota": 9, "window": "1m", "by": "header:X_Team"}, {"name": "b", "quota": 9, "window": "1m", "by": "header:X-User-ID"}, {"name": "c", "concurrent": 9, "by": "header:Authorization"}`), []string{
