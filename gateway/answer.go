@@ -173,7 +173,10 @@ func (x *exchange) refuse(p *weir.Problem) {
 
 // finish settles and counts the request, and writes its line of the log.
 func (x *exchange) finish() {
-	used := x.spent()
+	var used amounts
+	if x.called || x.reserved { // a free answer from the cache is not read for what it used
+		used = x.spent()
+	}
 	x.learn(used)
 	x.settle(used)
 	x.setup.bodies.release(x.body)
