@@ -144,6 +144,7 @@ type Answer struct {
 	asked    int64 // choices that are to come
 	weight   int64 // bytes of a whole answer, without white space
 	complete bool
+	over     bool // its last byte has been handed on
 
 	tally  tally
 	values []jsonscan.Value // kept for its memory
@@ -271,9 +272,10 @@ func (a *Answer) wholeBody(body io.ReadCloser) *wholeBody {
 	return &wholeBody{answer: a, body: body, scanner: a.form.whole.paths.NewScanner(a.depth)}
 }
 
-// Ended reports whether the terminal event of a followed stream has passed: to its
-// client the answer is over, though the transport may not be.
-func (a *Answer) Ended() bool { return a.mode == followed && a.tally.ended }
+// Ended reports whether all of the answer has been handed on, as far as its client
+// can tell: of a stream with its terminal event, though the transport may not be at
+// its end. Then Outcome tells all that there will be to tell.
+func (a *Answer) Ended() bool { return a.over && (a.mode != followed || a.tally.ended) }
 
 // Outcome returns what is known so far. It is final once Read has returned an
 // error.
@@ -330,6 +332,7 @@ type passingBody struct {
 func (b *passingBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
 	if err != nil {
+		b.answer.over = true
 		b.finish(err)
 	}
 	return n, err
@@ -360,7 +363,7 @@ func (b *wholeBody) Read(p []byte) (int, error) {
 	_, _ = b.scanner.Write(p[:n])
 	b.answer.weigh(p[:n])
 	if err != nil {
-		b.over = true
+		b.over, b.answer.over = true, true
 		b.finish(err)
 	}
 	return n, err

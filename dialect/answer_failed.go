@@ -29,7 +29,7 @@ func (b *failedBody) Read(p []byte) (int, error) {
 	}
 	b.text = append(b.text, p[:min(n, maxFailed-len(b.text))]...)
 	if err != nil {
-		b.over = true
+		b.over, b.answer.over = true, true
 		b.answer.complete = err == io.EOF
 		b.finish()
 	}

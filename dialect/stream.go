@@ -65,6 +65,7 @@ func (f *follower) Read(p []byte) (int, error) {
 		}
 	}
 	n := copy(p, f.out[f.at:])
+	f.answer.over = f.at+n == len(f.out)
 	if f.at += n; f.at == len(f.out) && f.err != nil {
 		f.out, f.at = nil, 0
 	}

@@ -32,6 +32,7 @@ type counts struct {
 
 	log       *slog.Logger
 	onFailure string
+	cluster   bool
 	away      atomic.Bool
 	cause     atomic.Value // of the last failure, a string
 	told      atomic.Int64 // when a script's failure was logged last, in Unix nanoseconds
@@ -53,6 +54,7 @@ func newCounts(c *config.Config, o Options, log *slog.Logger) (*counts, error) {
 		n.store = n.memory
 		return n, nil
 	}
+	n.cluster = strings.Contains(c.Store.URL, "+cluster://")
 	n.calls = zeros(redisstore.Ops())
 	n.failures = zeros(redisstore.Failures())
 	var err error
@@ -112,8 +114,8 @@ func (n *counts) observe(e redisstore.Event) {
 		return
 	default:
 		n.cause.Store(cause)
-		if e.Op != redisstore.OpRenew {
-			return
+		if e.Op != redisstore.OpRenew || n.cluster {
+			return // of a cluster, one master may be away, and the others not
 		}
 	}
 	if n.away.CompareAndSwap(false, true) {

@@ -2,9 +2,13 @@ package gateway_test
 
 import (
 	"bufio"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -140,5 +144,45 @@ routes: [{match: {path: /*}, upstream: llm}]
 	redis.Stop()
 	if a := w.send("POST", "/v1/chat/completions", hi); a.status != 200 || a.header.Get("Weir-Store") != "local" {
 		t.Errorf("144 tokens of 100,000 were used: %d %v %s", a.status, a.header, a.body)
+	}
+}
+
+// Over HTTP/2 the end of an answer comes after its last bytes, and a long terminal
+// event is handed on in parts: what was used is what the whole of it says.
+func TestAnAnswerIsSettledByItsEnd(t *testing.T) {
+	api := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if strings.Contains(r.URL.Path, "responses") {
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprintf(w, "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"status\":\"completed\",\"output\":[{\"x\":\"%s\"}],\"usage\":{\"input_tokens\":20,\"output_tokens\":30,\"total_tokens\":50}}}\n\n", strings.Repeat("y", 200000))
+			return
+		}
+		text := `{"model":"m","choices":[{"index":0,"message":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":200,"completion_tokens":300}}`
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", fmt.Sprint(len(text)))
+		_, _ = io.WriteString(w, text)
+	}))
+	api.EnableHTTP2 = true
+	api.StartTLS()
+	t.Cleanup(api.Close)
+	roots := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SSL_CERT_FILE", roots)
+	for _, cache := range []string{"", ", cache: {mode: inference, ttl: 1m, only: all}"} {
+		yaml := strings.NewReplacer("%s", api.URL, "{name: r, quota: 1000, window: 1h}", "{name: b, quota: 1000000, unit: bytes, window: year, algorithm: fixed_window}",
+			"match: {path: /*}, upstream: llm", "match: {path: /*}, upstream: llm"+cache).Replace(tokenPlan)
+		w := start(t, yaml, nil)
+		if a := w.send("POST", "/v1/chat/completions", hi); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		w.until(func() bool { return w.left("/look", "out") == 700 }) // a moment after the last byte
+		w.wantLeft("/look", map[string]int64{"t": 500, "in": 800, "out": 700})
+		a := w.send("POST", "/v1/responses", `{"model":"m","stream":true,"max_output_tokens":50,"input":"hi"}`)
+		if len(a.body) < 200_000 {
+			t.Fatalf("%d %d bytes", a.status, len(a.body))
+		}
+		w.until(func() bool { return w.left("/look", "b") < 1_000_000-200_000 })
 	}
 }

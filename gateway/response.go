@@ -53,12 +53,15 @@ func (w *response) Write(p []byte) (int, error) {
 // ends reports whether p is the last of the answer, as far as its length or the
 // terminal event of its stream tells.
 func (w *response) ends(p []byte) bool {
+	x := w.exchange
+	if x.answer != nil && (x.readsAhead || !x.answer.Ended()) {
+		return false // what it used is not known yet
+	}
 	if length := w.Header()["Content-Length"]; len(length) == 1 {
 		n, err := strconv.ParseInt(length[0], 10, 64)
 		return err == nil && w.sent+int64(len(p)) == n
 	}
-	x := w.exchange
-	return x.answer != nil && !x.readsAhead && x.answer.Ended()
+	return x.answer != nil
 }
 
 // framedOtherwise reports whether a proxy in front may see this request end

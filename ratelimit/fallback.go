@@ -13,8 +13,8 @@ type OnFailure string
 // What can become of takes that the shared store cannot decide.
 const (
 	// FailLocal lets each instance enforce its share: the rate and the burst of each
-	// policy divided by the number of instances, and to begin with that part of what
-	// was left when the shared store was last heard. While that comes and goes, each
+	// policy divided by the number of instances, and to begin with at most that part
+	// of what was left when the shared store was last heard. While that comes and goes, each
 	// instance admits at most its share besides what the store does.
 	FailLocal OnFailure = "local"
 	// FailOpen admits all of them.
@@ -116,22 +116,29 @@ func (f *Fallback) remember(takes []Take, now time.Time) {
 	}
 	n := int64(max(f.options.Instances(), 1))
 	for i := range takes {
-		if t := &takes[i]; t.Mode == Shared && t.Policy.ready.kind != slots {
-			g := t.Policy.ready.share(n, 0)
-			f.local.raise(&g, t.Key, min(t.Decision.Remaining/n, g.burst), now)
+		t := &takes[i]
+		g := t.Policy.ready
+		if t.Mode != Shared || g.kind == slots {
+			continue
 		}
+		if g.kind != bucket && g.windowEnd(t.Taken) != g.windowEnd(f.local.unix(now)) {
+			continue // the two clocks are in different windows: it says nothing of ours
+		}
+		share := g.share(n, 0)
+		f.local.raise(&share, t.Key, floorPart(min(t.Decision.Remaining, g.burst), g.burst, share.burst), now)
 	}
 }
 
 // Settle implements Store: each take is corrected where it was decided.
 func (f *Fallback) Settle(ctx context.Context, takes []Take, now time.Time) error {
 	var shared, local []Take
-	for _, t := range takes {
+	var from [2][]int // where they stand in takes
+	for i, t := range takes {
 		switch t.Mode {
 		case Shared:
-			shared = append(shared, t)
+			shared, from[0] = append(shared, t), append(from[0], i)
 		case Local:
-			local = append(local, t)
+			local, from[1] = append(local, t), append(from[1], i)
 		}
 	}
 	var err error
@@ -139,12 +146,19 @@ func (f *Fallback) Settle(ctx context.Context, takes []Take, now time.Time) erro
 		switch err = f.options.Shared.Settle(ctx, shared, now); {
 		case err == nil:
 			f.remember(shared, now)
+			for i, t := range shared {
+				takes[from[0][i]].Decision = t.Decision
+			}
 		case ctx.Err() == nil:
 			f.options.Observe(err)
 		}
 	}
 	if len(local) > 0 {
-		err = errors.Join(err, f.local.Settle(ctx, f.shares(local), now))
+		shares := f.shares(local)
+		err = errors.Join(err, f.local.Settle(ctx, shares, now))
+		for i, t := range shares {
+			takes[from[1][i]].Decision = t.Decision
+		}
 	}
 	return err
 }

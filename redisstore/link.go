@@ -339,22 +339,26 @@ func (s *Store) renew() {
 }
 
 // renewSlots renews all slots that this instance holds, and puts back those that
-// Redis lost. It gives up when nothing answers: there will be another time.
+// Redis lost. After some have had no answer it waits less for the others, so that
+// one master of a cluster that is away does not cost the slots of the others their
+// time; where nothing answers at all it gives up: there will be another time.
 func (s *Store) renewSlots() {
 	var wg sync.WaitGroup
 	var failed atomic.Int64
 	tokens := make(chan struct{}, renewers)
 	for _, key := range s.held.keys() {
 		tokens <- struct{}{}
-		if failed.Load() >= 4*renewers {
+		if s.address.Kind != Cluster && failed.Load() >= 4*renewers {
 			<-tokens
 			break
 		}
+		patience := connectTimeout
+		if failed.Load() >= renewers {
+			patience = max(s.options.Deadline, freeWithin)
+		}
 		wg.Go(func() {
 			defer func() { <-tokens }()
-			if s.renewKey(key) {
-				failed.Store(0)
-			} else {
+			if !s.renewKey(key, patience) {
 				failed.Add(1)
 			}
 		})
@@ -369,15 +373,15 @@ func (s *Store) putBack(key string) {
 		keys[<-s.lost] = struct{}{}
 	}
 	for key := range keys {
-		s.renewKey(key)
+		s.renewKey(key, connectTimeout)
 	}
 }
 
 // renewKey reports whether Redis answered.
-func (s *Store) renewKey(key string) bool {
+func (s *Store) renewKey(key string, patience time.Duration) bool {
 	for ids := range slices.Chunk(s.held.ids(key), maxRenew) {
 		began := time.Now()
-		ctx, cancel := context.WithTimeout(s.ctx, connectTimeout)
+		ctx, cancel := context.WithTimeout(s.ctx, patience)
 		args := leaseArgs(s.lease, ids...)
 		_, err := s.ask(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
 			return nil, s.scripts.renew.Exec(ctx, c, []string{key}, args).Error()
