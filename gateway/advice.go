@@ -2,10 +2,10 @@ package gateway
 
 import (
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/inferweir/weir/dialect"
+	"github.com/inferweir/weir/ratelimit"
 )
 
 // closedFor tells from an answer for how long its target admits nothing more. ours
@@ -21,7 +21,7 @@ func closedFor(d *dialect.Dialect, ours map[string]string) func(*http.Response) 
 		// What is said to somebody's own key concerns nobody else.
 		shared := !hasOwnKey(resp.Request.Header, set)
 		if full || shared && resp.StatusCode == http.StatusTooManyRequests {
-			if wait := retryAfter(resp.Header, now); wait > 0 {
+			if wait := ratelimit.RetryAfter(resp.Header, now); wait > 0 {
 				return wait
 			}
 		}
@@ -42,22 +42,3 @@ func hasOwnKey(out, set http.Header) bool {
 	}
 	return false
 }
-
-// retryAfter reads when a server wants to be asked again: Retry-After-Ms before
-// Retry-After, as the clients of model APIs do. 0 says nothing.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms > 0 && ms < maxAdvice.Seconds()*1000 {
-		return time.Duration(ms * float64(time.Millisecond))
-	}
-	text := h.Get("Retry-After")
-	if s, err := strconv.ParseFloat(text, 64); err == nil && s > 0 && s < maxAdvice.Seconds() {
-		return time.Duration(s * float64(time.Second))
-	}
-	if at, err := http.ParseTime(text); err == nil && at.After(now) {
-		return min(at.Sub(now), maxAdvice)
-	}
-	return 0
-}
-
-// maxAdvice is the longest wait that is taken seriously.
-const maxAdvice = 366 * 24 * time.Hour

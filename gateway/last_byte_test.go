@@ -16,6 +16,15 @@ import (
 	"github.com/inferweir/weir/storetest"
 )
 
+// readToDone reads an answer as model clients do: to its own end, not the transport's.
+func readToDone(body io.Reader) {
+	for lines := bufio.NewReader(body); ; {
+		if line, err := lines.ReadString('\n'); err != nil || strings.HasPrefix(line, "data: [DONE]") {
+			return
+		}
+	}
+}
+
 // A lone client that comes again at the end of its answer: its refund is there.
 func TestALoneClientFindsWhatItDidNotUse(t *testing.T) {
 	for _, kind := range []string{"json 200 KiB with length", "json 100 bytes", "stream to [DONE]"} {
@@ -50,13 +59,7 @@ routes: [{match: {path: /*}, upstream: u}]
 			if resp.StatusCode == 429 {
 				refused++
 			}
-			in := bufio.NewReader(resp.Body)
-			for {
-				line, err := in.ReadString('\n')
-				if err != nil || strings.HasPrefix(line, "data: [DONE]") {
-					break
-				}
-			}
+			readToDone(resp.Body)
 			resp.Body.Close()
 			w.client.CloseIdleConnections()
 		}
@@ -112,13 +115,7 @@ routes: [{match: {path: /*}, upstream: u}]
 		if resp.StatusCode == 429 {
 			refused++
 		}
-		in := bufio.NewReader(resp.Body)
-		for {
-			line, err := in.ReadString('\n')
-			if err != nil || strings.HasPrefix(line, "data: [DONE]") {
-				break
-			}
-		}
+		readToDone(resp.Body)
 		_ = resp.Body.Close()
 	}
 	if refused > 0 {

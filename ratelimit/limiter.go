@@ -190,8 +190,8 @@ func ByCaller(r *http.Request) string {
 
 // ByIP is the address of the connection's other end, transition addresses
 // unwrapped (weir.Unwrap); of an IPv6 address the first 64 bits, because one client
-// has all the others. Behind a proxy that is
-// the proxy: put auth in front, which knows proxies, and use ByCaller.
+// has all the others. Behind a proxy that is the proxy: put auth in front, which
+// knows proxies, and use ByCaller.
 func ByIP(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

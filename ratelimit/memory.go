@@ -15,7 +15,7 @@ const DefaultKeys = 1 << 17
 
 // MemoryStore keeps counts in tables of fixed size, never more: 32 bytes for each
 // count of a token bucket that it has room for, and, from the first policy with
-// windows on, 80 more for those. It needs no clean-up: a bucket that is full
+// windows on, 60 more for those. It needs no clean-up: a bucket that is full
 // again, or a window that is over, is the same as one never used, so its slot in
 // the table is free. The slots of concurrent policies take memory only while
 // they are held.

@@ -250,3 +250,24 @@ func unendedServer(http2, compressed bool) *httptest.Server {
 	s.StartTLS()
 	return s
 }
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name   string
+		header http.Header
+		want   time.Duration
+	}{
+		{"is exact in milliseconds", http.Header{"Retry-After-Ms": {"1500"}, "Retry-After": {"9"}}, 1500 * time.Millisecond},
+		{"takes fractions of seconds", http.Header{"Retry-After": {"2.5"}}, 2500 * time.Millisecond},
+		{"reads a date by the server's own", http.Header{"Retry-After": {"Sun, 22 Nov 2026 08:00:30 GMT"}, "Date": {"Sun, 22 Nov 2026 08:00:00 GMT"}}, 30 * time.Second},
+		{"is over in part for a stored answer", http.Header{"Retry-After": {"30"}, "Age": {"10"}}, 20 * time.Second},
+		{"is at most a day", http.Header{"Retry-After": {"99999999999"}}, 24 * time.Hour},
+		{"ignores what is no time", http.Header{"Retry-After": {"soon"}}, 0},
+		{"says nothing where nothing is said", http.Header{}, 0},
+	} {
+		if got := ratelimit.RetryAfter(c.header, now); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}

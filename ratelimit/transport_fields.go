@@ -80,6 +80,15 @@ func readAge(h http.Header) (age float64, fresh bool) {
 	return age, ok && age == 0 && len(field) == 1
 }
 
+// RetryAfter reads when a server wants to be asked again: Retry-After-Ms before
+// Retry-After, which is in seconds, fractions too, or a date by the server's own Date;
+// less the Age of a stored answer. It is at most a day, and 0 where nothing is said.
+func RetryAfter(h http.Header, now time.Time) time.Duration {
+	age, _ := readAge(h)
+	wait, _ := retryAfter(h, age, now)
+	return wait
+}
+
 // retryAfter reads Retry-After-Ms, else Retry-After. Of an answer that has been
 // under way for age seconds so much of the wait is over. No 429 may be stored (RFC
 // 6585, section 4), but a 503 may, and a cache that breaks the rule is no reason to
