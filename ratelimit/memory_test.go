@@ -59,7 +59,10 @@ func TestMemoryStoreUsesExpiredSlotsAgain(t *testing.T) {
 			t.Fatal(allowed, err)
 		}
 	}
-	if n := store.Evicted(); n != 0 {
+	// A key has its place in one group, and groups are chosen by a hash with a seed of
+	// its own: now and then all of one group's are in debt. Were expired slots not
+	// used again, nearly every take would evict.
+	if n := store.Evicted(); n > 10 {
 		t.Errorf("%d callers in debt were evicted while nine tenths of the table were free", n)
 	}
 }

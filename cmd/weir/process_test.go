@@ -214,7 +214,15 @@ func TestProcess(t *testing.T) {
 		p := start(t, m.config("10m"), weir)
 		done := m.ask(t, &p.running)
 		p.signal(t, syscall.SIGHUP)
-		eventually(t, "the log tells of the hangup", func() bool { return strings.Contains(p.stderr.String(), "reload is not yet supported") })
+		eventually(t, "the log tells of the hangup", func() bool {
+			select {
+			case err := <-p.ended:
+				p.ended <- err // for the cleanup
+				t.Fatalf("the hangup ended it: %v; stderr:\n%s", err, &p.stderr)
+			default:
+			}
+			return strings.Contains(p.stderr.String(), "reload is not yet supported")
+		})
 		close(m.release)
 		if r := <-done; r.err != nil || r.Status != 200 {
 			t.Errorf("the running request = %+v, want 200", r)

@@ -43,6 +43,8 @@ func (c *serveCommand) Run(ctx context.Context, out output) error {
 
 // serve listens, says where, and answers until ctx ends.
 func (s *service) serve(ctx context.Context, stdout io.Writer) error {
+	hangup, stop := hangups()
+	defer stop()
 	servers := s.servers()
 	for _, v := range servers {
 		if err := v.listen(); err != nil {
@@ -57,7 +59,7 @@ func (s *service) serve(ctx context.Context, stdout io.Writer) error {
 	introduce(stdout, s)
 
 	running := len(servers)
-	stopped, failed := s.await(ctx, ended)
+	stopped, failed := s.await(ctx, hangup, ended)
 	if stopped {
 		running--
 	}

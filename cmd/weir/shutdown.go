@@ -9,13 +9,18 @@ import (
 	"time"
 )
 
+// hangups receives hangups from now on, until stop is called. Operators will try
+// whether one reloads the configuration: it does not yet, and must not end the
+// process either, however early it comes.
+func hangups() (hangup <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
+}
+
 // await waits until ctx ends, or one of the servers, and says whether that was a
-// server, and why. Operators will try whether a hangup reloads the configuration:
-// it does not yet, and must not end the process either.
-func (s *service) await(ctx context.Context, ended <-chan error) (stopped bool, err error) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+// server, and why.
+func (s *service) await(ctx context.Context, hangup <-chan os.Signal, ended <-chan error) (stopped bool, err error) {
 	for {
 		select {
 		case <-hangup:
