@@ -72,23 +72,58 @@ func (k *KeyHash) Sum() (key Key) {
 
 // Entry is a complete answer. It is shared and never changed once made.
 type Entry struct {
+	Meta
+	// Status is the answer's; 0 says that the entry is none, but tells by which
+	// request fields the answers under its key vary: see Vary.
 	Status int
 	// Header has the fields of the answer that belong to it and not to one
 	// connection or one caller.
 	Header http.Header
 	Body   []byte
-	// ETag is strong: the upstream's own, or a hash of the answer.
+	// ETag is strong: the upstream's own, or in inference mode else a hash of the
+	// answer. "" is none.
 	ETag string
-	// Made is when the answer was complete, less the Age that it came with.
+	// Made is when the answer was made, as far as can be told: when it came, less
+	// the age that it came with.
 	Made time.Time
 	// Expires is when it stops being fresh.
 	Expires time.Time
+	// Until is when it stops being of any use: stores forget it then. It is not
+	// before Expires, and later by as long as a stale answer may be used.
+	Until time.Time
 	// Took is how long it took to make: what a hit saves.
 	Took time.Duration
+	// Frames are the events of a stream, in order. nil for other answers.
+	Frames []Frame
+	// Vary are the request fields by which answers vary, for an entry with Status 0,
+	// whose Body is then a part of the keys of those answers.
+	Vary []string
 }
 
-// Fresh reports whether the entry may be used at now.
+// Meta is what is known of an entry beside the answer: by what it can be purged.
+type Meta struct {
+	// Owner is the caller whose request brought it, and who has it on his share of
+	// a store. "" is nobody's.
+	Owner string
+	// Labels are what else it can be purged by, see Label.
+	Labels []string
+	// Epoch says which purges it has survived: those up to that number.
+	Epoch uint64
+}
+
+// Frame is one event of a stream.
+type Frame struct {
+	// End is where it ends in the body: the first byte that is not its own.
+	End int
+	// At is when its last byte had come, counted from the answer's head.
+	At time.Duration
+}
+
+// Fresh reports whether the entry may be used at now without asking anybody.
 func (e *Entry) Fresh(now time.Time) bool { return now.Before(e.Expires) }
+
+// Useful reports whether the entry is of any use at now.
+func (e *Entry) Useful(now time.Time) bool { return now.Before(e.Until) }
 
 // Age is how old the answer is at now.
 func (e *Entry) Age(now time.Time) time.Duration { return max(0, now.Sub(e.Made)) }
@@ -99,7 +134,12 @@ const entryOverhead = 1024
 
 // Size is what the entry counts against a store's bound, in bytes.
 func (e *Entry) Size() int64 {
-	n := int64(entryOverhead + cap(e.Body) + len(e.ETag))
+	n := int64(entryOverhead + cap(e.Body) + len(e.ETag) + len(e.Owner) + 16*len(e.Frames))
+	for _, text := range [][]string{e.Labels, e.Vary} {
+		for _, v := range text {
+			n += int64(len(v)) + 16
+		}
+	}
 	for name, values := range e.Header {
 		n += int64(len(name)) + 40
 		for _, v := range values {
@@ -109,11 +149,20 @@ func (e *Entry) Size() int64 {
 	return n
 }
 
-// A Store keeps entries. Its methods are safe for concurrent use. An error says
-// that the store could not answer; a missing entry is nil without an error.
+// A Store keeps entries for as long as they are useful, or until they make room for
+// others. Its methods are safe for concurrent use. An error says that the store
+// could not answer; a missing entry is nil without an error.
 type Store interface {
 	Get(ctx context.Context, key Key, now time.Time) (*Entry, error)
 	Put(ctx context.Context, key Key, e *Entry, now time.Time) error
+	Delete(ctx context.Context, key Key) error
+}
+
+// A Sweeper is a Store that can be rid of what has been purged before it would
+// forget it.
+type Sweeper interface {
+	// Sweep deletes all entries of which gone says so, and returns how many.
+	Sweep(ctx context.Context, gone func(*Meta) bool) (int, error)
 }
 
 // ServeHTTP answers r with the entry, without the fields that describe the hit:

@@ -48,7 +48,7 @@ func NewMemoryStore(maxBytes int64) *MemoryStore {
 		maxBytes: maxBytes,
 		items:    map[Key]*item{},
 		byWorth:  itemHeap{order: 0, less: func(a, b *item) bool { return a.worth < b.worth }},
-		byExpiry: itemHeap{order: 1, less: func(a, b *item) bool { return a.entry.Expires.Before(b.entry.Expires) }},
+		byExpiry: itemHeap{order: 1, less: func(a, b *item) bool { return a.entry.Until.Before(b.entry.Until) }},
 	}
 }
 
@@ -74,7 +74,7 @@ func (s *MemoryStore) Get(_ context.Context, key Key, now time.Time) (*Entry, er
 	switch {
 	case it == nil:
 		return nil, nil
-	case !it.entry.Fresh(now):
+	case !it.entry.Useful(now):
 		s.removeLocked(it)
 		return nil, nil
 	}
@@ -96,7 +96,7 @@ func (s *MemoryStore) Put(_ context.Context, key Key, e *Entry, now time.Time) e
 		it.uses = old.uses
 		s.removeLocked(old)
 	}
-	for len(s.byExpiry.items) > 0 && !s.byExpiry.items[0].entry.Fresh(now) {
+	for len(s.byExpiry.items) > 0 && !s.byExpiry.items[0].entry.Useful(now) {
 		s.removeLocked(s.byExpiry.items[0])
 	}
 	for s.bytes+it.size > s.maxBytes {
@@ -110,6 +110,16 @@ func (s *MemoryStore) Put(_ context.Context, key Key, e *Entry, now time.Time) e
 	heap.Push(&s.byWorth, it)
 	heap.Push(&s.byExpiry, it)
 	s.bytes += it.size
+	return nil
+}
+
+// Delete implements Store.
+func (s *MemoryStore) Delete(_ context.Context, key Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if it := s.items[key]; it != nil {
+		s.removeLocked(it)
+	}
 	return nil
 }
 

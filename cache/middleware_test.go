@@ -662,6 +662,8 @@ func (failingStore) Get(context.Context, cache.Key, time.Time) (*cache.Entry, er
 	return nil, errors.New("store is away")
 }
 
+func (failingStore) Delete(context.Context, cache.Key) error { return errors.New("away") }
+
 func (failingStore) Put(context.Context, cache.Key, *cache.Entry, time.Time) error {
 	return errors.New("store is away")
 }

@@ -198,6 +198,7 @@ func (rec *Recording) Finish() error {
 		Body:    fit(rec.body),
 		Made:    now.Add(-rec.age),
 		Expires: now.Add(rec.cache.ttl(rec.status)),
+		Until:   now.Add(rec.cache.ttl(rec.status)),
 		Took:    now.Sub(rec.asked),
 	}
 	// In the entry, so that hits and followers are told what the first client is.

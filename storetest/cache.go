@@ -45,6 +45,7 @@ func entry(body string, made time.Time, ttl time.Duration) *cache.Entry {
 		ETag:    `"` + strconv.Itoa(len(body)) + `"`,
 		Made:    made.UTC().Truncate(time.Millisecond),
 		Expires: made.Add(ttl).UTC().Truncate(time.Millisecond),
+		Until:   made.Add(ttl).UTC().Truncate(time.Millisecond),
 		Took:    20 * time.Millisecond,
 	}
 }
