@@ -3,153 +3,111 @@
 package bench
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"net/http"
-	"strings"
+	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/maypok86/otter/v2"
 
-	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/cache"
 )
 
-// Entries of the caches below: 10,000 answers of 2 KiB.
-const (
-	entryCount = 10_000
-	entrySize  = 2 << 10
-	entryTTL   = time.Hour
-)
+// roomy is a budget that all entries of the benchmarks below fit in, twice.
+const roomy = 1 << 30
 
-func entryKeys() []cache.Key {
-	keys := make([]cache.Key, entryCount)
-	for i := range keys {
-		var number [8]byte
-		binary.BigEndian.PutUint64(number[:], uint64(i))
-		keys[i] = sha256.Sum256(number[:])
-	}
-	return keys
+// looks is what a benchmark of hits does: so many goroutines look up keys in this
+// order, and each fourth time, if told, put the entry there anew.
+type looks struct {
+	name       string
+	choices    []int
+	goroutines int
+	puts       bool
 }
 
-func newEntry() *cache.Entry {
-	now := time.Now()
-	return &cache.Entry{
-		Status:  http.StatusOK,
-		Header:  http.Header{"Content-Type": {"application/json"}},
-		Body:    bytes.Repeat([]byte("x"), entrySize),
-		ETag:    `"tag"`,
-		Made:    now,
-		Expires: now.Add(entryTTL),
-		Took:    500 * time.Millisecond,
-	}
-}
-
-// shelf is a full cache: get reports whether key's entry was there.
-type shelf struct {
-	name string
-	fill func(tb testing.TB, keys []cache.Key) (get func(cache.Key) bool)
-}
-
-func shelves() []shelf {
-	return []shelf{{"weir", weirShelf}, {"golang-lru-expirable", expirableShelf}, {"golang-lru-no-ttl", lruShelf}, {"otter", otterShelf}}
-}
-
-func weirShelf(tb testing.TB, keys []cache.Key) func(cache.Key) bool {
-	ctx := context.Background()
-	store := cache.NewMemoryStore(0)
-	for _, key := range keys {
-		if err := store.Put(ctx, key, newEntry(), time.Now()); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	return func(key cache.Key) bool {
-		e, err := store.Get(ctx, key, time.Now())
-		return e != nil && err == nil
-	}
-}
-
-func expirableShelf(_ testing.TB, keys []cache.Key) func(cache.Key) bool {
-	// Without a time to live: one above 0 starts a goroutine that nothing can
-	// stop. Get looks at the clock either way.
-	c := expirable.NewLRU[cache.Key, *cache.Entry](entryCount, nil, 0)
-	for _, key := range keys {
-		c.Add(key, newEntry())
-	}
-	return func(key cache.Key) bool {
-		_, ok := c.Get(key)
-		return ok
-	}
-}
-
-func lruShelf(tb testing.TB, keys []cache.Key) func(cache.Key) bool {
-	c, err := lru.New[cache.Key, *cache.Entry](entryCount)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	for _, key := range keys {
-		c.Add(key, newEntry())
-	}
-	return func(key cache.Key) bool {
-		_, ok := c.Get(key)
-		return ok
-	}
-}
-
-func otterShelf(tb testing.TB, keys []cache.Key) func(cache.Key) bool {
-	c := newOtter[cache.Key, *cache.Entry](tb)
-	for _, key := range keys {
-		c.Set(key, newEntry())
-	}
-	return func(key cache.Key) bool {
-		_, ok := c.GetIfPresent(key)
-		return ok
-	}
-}
-
-func newOtter[K comparable, V any](tb testing.TB) *otter.Cache[K, V] {
-	c, err := otter.New(&otter.Options[K, V]{
-		MaximumSize:      2 * entryCount,
-		ExpiryCalculator: otter.ExpiryWriting[K, V](entryTTL),
-	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { c.StopAllGoroutines() })
-	return c
-}
-
-// BenchmarkCacheHit finds one of 10,000 entries of 2 KiB, or the same one each
-// time. What is found is not copied or read, by nobody.
+// BenchmarkCacheHit finds one of 100,000 entries of 2 KiB by Zipf's law, or the
+// same one each time. What is found is not copied or read, by nobody.
 func BenchmarkCacheHit(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		keys int
-	}{{"keys=10k", entryCount}, {"keys=hot", 1}} {
-		b.Run(c.name, func(b *testing.B) {
-			keys := entryKeys()[:c.keys]
-			choices := order(len(keys))
-			for _, s := range shelves() {
-				get := s.fill(b, keys)
-				b.Run(s.name, func(b *testing.B) {
-					measure(b, func(n int) {
-						for i := range n {
-							if !get(keys[choices[i%streamLength]]) {
-								b.Fatal("not found")
-							}
-						}
-					})
-				})
+	keys, entries := entryKeys(entryCount), newEntries(entryCount)
+	popular := zipfOrder(entryCount)
+	hot := make([]int, streamLength)
+	for _, l := range []looks{
+		{"get,keys=100k", popular, 1, false},
+		{"get,keys=100k,procs=2", popular, 2, false},
+		{"get=75,put=25,keys=100k", popular, 1, true},
+		{"get=75,put=25,keys=100k,procs=2", popular, 2, true},
+		{"get,keys=hot", hot, 1, false},
+		{"get,keys=hot,procs=2", hot, 2, false},
+	} {
+		b.Run(l.name, func(b *testing.B) {
+			for _, c := range hitContenders() {
+				s := c.open(b, roomy)
+				for i := range keys {
+					s.put(&keys[i], entries[i])
+					if i%1000 == 0 {
+						s.settle()
+					}
+				}
+				s.settle()
+				b.Run(c.name, func(b *testing.B) { l.run(b, s, keys, entries) })
 			}
 		})
 	}
+}
+
+// hitContenders are the caches, and another way to ask Weir's.
+func hitContenders() []cacheContender {
+	return append(boundedCaches(), cacheContender{"weir-now", weirNowShelf})
+}
+
+// weirNowShelf is told the time, as a gateway tells it: read once for a request.
+func weirNowShelf(tb testing.TB, budget int64) shelf {
+	store, now, ctx := newMemoryStore(budget), time.Now(), context.Background()
+	s := storeShelf(tb, store)
+	s.get = func(key *cache.Key) bool {
+		e, err := store.Get(ctx, *key, now)
+		return e != nil && err == nil
+	}
+	return s
+}
+
+// run looks up and puts. A hit that is none fails the benchmark, also where another
+// goroutine is just putting the key.
+func (l looks) run(b *testing.B, s shelf, keys []cache.Key, entries []*cache.Entry) {
+	var missed atomic.Int64
+	loop := func(goroutine int, next func() bool) {
+		// Each begins elsewhere, so that no two use the same key at a time.
+		for i := goroutine * streamLength / 2; next(); i++ {
+			at := l.choices[i%streamLength]
+			if l.puts && i%4 == 3 {
+				s.put(&keys[at], entries[at])
+			} else if !s.get(&keys[at]) {
+				missed.Add(1)
+			}
+		}
+	}
+	if l.goroutines > 1 {
+		measureParallel(b, l.goroutines, 1, loop)
+	} else {
+		measure(b, func(n int) { loop(0, func() bool { n--; return n >= 0 }) })
+	}
+	if n := missed.Load(); n > 0 {
+		b.Fatalf("%d of %d operations found nothing", n, b.N)
+	}
+}
+
+// zipfOrder is like order, but the things are not equally popular: the k-th of them
+// is asked for in proportion to k to the power of -1.01.
+func zipfOrder(n int) []int {
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(3, 4)), 1.01, 1, uint64(n-1))
+	all := make([]int, streamLength)
+	for i := range all {
+		all[i] = int(zipf.Uint64())
+	}
+	return all
 }
 
 // BenchmarkMemoHit calls a memoized function for one of 1,000 known results.
@@ -161,7 +119,7 @@ func BenchmarkMemoHit(b *testing.B) {
 	length := func(_ context.Context, s string) (int, error) { return len(s), nil }
 
 	memo := cache.Memo(length, cache.MemoOptions{TTL: entryTTL, MaxEntries: len(keys)})
-	o := newOtter[string, int](b)
+	o := newOtter(b, &otter.Options[string, int]{MaximumSize: 2 * len(keys), ExpiryCalculator: otter.ExpiryWriting[string, int](entryTTL)})
 	plain, err := lru.New[string, int](len(keys))
 	if err != nil {
 		b.Fatal(err)
@@ -201,78 +159,47 @@ func BenchmarkMemoHit(b *testing.B) {
 	}
 }
 
-// completion is a chat request of exactly size bytes.
-func completion(size int) []byte {
-	const head, tail = `{"model":"llama-3.1-8b","temperature":0,"max_tokens":256,"messages":[{"role":"user","content":"`, `"}]}`
-	text := strings.Repeat("What does a weir do to a river? ", size/32+1)
-	return []byte(head + text[:size-len(head)-len(tail)] + tail)
-}
-
-// BenchmarkCacheKey makes the key of a chat request: "weir" is what a gateway
-// does, which takes in who asks, the request's fields, and the body in canonical
-// form; "weir-keyhash" hashes the body as it is; "sha256" is the hash alone.
-func BenchmarkCacheKey(b *testing.B) {
-	c, err := cache.New(cache.Options{TTL: entryTTL})
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, size := range []int{200, 10_000} {
-		body := completion(size)
-		r, err := http.NewRequest(http.MethodPost, "http://gateway.test/v1/chat/completions", nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		r.Header = http.Header{
-			"Content-Type": {"application/json"}, "Authorization": {"Bearer sk-0123456789abcdef"},
-			"Accept": {"*/*"}, "Accept-Encoding": {"gzip"}, "User-Agent": {"client/1.0"}, "X-Stainless-Lang": {"python"},
-		}
-		for _, m := range []struct {
-			name string
-			key  func() (cache.Key, error)
-		}{
-			{"weir", func() (cache.Key, error) { return c.Key(r, body, weir.Caller{ID: "key:alice"}) }},
-			{"weir-keyhash", func() (cache.Key, error) {
-				k := cache.NewKeyHash()
-				k.AddBytes(body)
-				return k.Sum(), nil
-			}},
-			{"sha256", func() (cache.Key, error) { return sha256.Sum256(body), nil }},
-		} {
-			b.Run(fmt.Sprintf("body=%dB/%s", size, m.name), func(b *testing.B) {
-				b.SetBytes(int64(size))
-				measure(b, func(n int) {
-					for range n {
-						if _, err := m.key(); err != nil {
-							b.Fatal(err)
-						}
-					}
-				})
-			})
-		}
-	}
-}
-
-func TestShelves(t *testing.T) {
-	keys := entryKeys()
-	for _, s := range shelves() {
-		t.Run(s.name+" finds what was put in and nothing else", func(t *testing.T) {
-			get := s.fill(t, keys)
-			for i, key := range keys {
-				if !get(key) {
+func TestCachesFindWhatWasPutInAndNothingElse(t *testing.T) {
+	keys, entries := entryKeys(1000), newEntries(1000)
+	for _, c := range hitContenders() {
+		t.Run(c.name, func(t *testing.T) {
+			s := c.open(t, roomy)
+			for i := range keys {
+				s.put(&keys[i], entries[i])
+			}
+			s.settle()
+			for i := range keys {
+				if !s.get(&keys[i]) {
 					t.Fatalf("entry %d was not found", i)
 				}
 			}
-			if get(cache.Key{}) {
+			if s.get(&cache.Key{}) {
 				t.Error("found an entry that was never put in")
 			}
 		})
 	}
 }
 
-func TestCompletionHasItsSize(t *testing.T) {
-	for _, size := range []int{200, 10_000} {
-		if got := len(completion(size)); got != size {
-			t.Errorf("completion(%d) has %d bytes", size, got)
-		}
+func TestCachesKeepTheirBudget(t *testing.T) {
+	keys, entries := entryKeys(1000), newEntries(1000)
+	for _, c := range boundedCaches() {
+		t.Run(c.name, func(t *testing.T) {
+			budget := 100 * entries[0].Size()
+			s := c.open(t, budget)
+			for i := range keys {
+				s.put(&keys[i], entries[i])
+				s.settle()
+			}
+			kept := 0
+			for i := range keys {
+				if s.get(&keys[i]) {
+					kept++
+				}
+			}
+			// theine and otter admit a newcomer before they find one to give up for it.
+			if kept < 90 || kept > 101 {
+				t.Errorf("%d entries of 1000 are kept, want 100 at most and not much less", kept)
+			}
+		})
 	}
 }

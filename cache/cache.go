@@ -2,15 +2,25 @@ package cache
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
-	"strconv"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/internal/jsonscan"
+)
+
+// Mode says by which rules answers are kept.
+type Mode string
+
+const (
+	// ModeInference keys answers on the request's body and keeps them for
+	// Options.TTL. It is the default.
+	ModeInference Mode = "inference"
+	// ModeHTTP is a shared cache by RFC 9111: what the upstream says decides.
+	ModeHTTP Mode = "http"
 )
 
 // Share says who may be given an answer that somebody else asked for.
@@ -25,6 +35,16 @@ const (
 	ShareAll Share = "all"
 )
 
+// Replay says how the events of a stored stream are sent.
+type Replay string
+
+const (
+	// ReplayASAP sends them one after the other. It is the default.
+	ReplayASAP Replay = "asap"
+	// ReplayOriginal waits between them as long as the upstream did.
+	ReplayOriginal Replay = "original"
+)
+
 // The defaults of Options.
 const (
 	DefaultMaxEntry    = 8 << 20
@@ -35,21 +55,47 @@ const (
 
 // Options say what a Cache keeps, and for whom.
 type Options struct {
-	// Store keeps the entries. nil means a MemoryStore of DefaultMaxBytes.
+	// Mode says by which rules. "" means ModeInference.
+	Mode Mode
+	// Store keeps the entries. nil means a MemoryStore with its defaults.
 	Store Store
+	// Purges knows what has been purged, by labels that Label makes. It is one for
+	// all caches that share a Store. nil means one of its own.
+	Purges *Purges
+	// Leases let one of several instances that share a Store make a call for all of
+	// them. nil means that each makes its own.
+	Leases Leases
 	// Scope keeps this cache's keys apart from those of others that share the
 	// store: the route's name in a gateway.
 	Scope string
-	// TTL is how long an answer is fresh. Required.
+	// Generation stands for everything else that answers depend on, such as which
+	// model servers there are: with another one no answer from before is found.
+	Generation string
+	// TTL is how long an answer is fresh. Required in ModeInference; in ModeHTTP the
+	// upstream says.
 	TTL time.Duration
-	// NegativeTTL is the same for 404 and 410; never more than TTL. 0 means
-	// DefaultNegativeTTL, less than 0 that they are not kept.
+	// NegativeTTL is the same for 404 and 410 in ModeInference; never more than
+	// TTL. 0 means DefaultNegativeTTL, less than 0 that they are not kept.
 	NegativeTTL time.Duration
+	// StaleWhileRevalidate is for how long after that an answer is given while a
+	// new one is fetched (RFC 5861). In ModeHTTP it is for answers that do not say.
+	StaleWhileRevalidate time.Duration
+	// StaleIfError is for how long after that an answer is given where the upstream
+	// fails: it does not answer, or with 500, 502, 503 or 504 (RFC 5861). In
+	// ModeHTTP it is for answers that do not say.
+	StaleIfError time.Duration
 	// Share says who shares answers. "" means ShareCaller.
 	Share Share
 	// Ignore lists JSON pointers (RFC 6901) of members that do not change the
 	// answer: they are left out of the key.
 	Ignore []string
+	// Forms lists JSON pointers of members that say in which form an answer comes:
+	// they are left out of the key of a Request that has a Form.
+	Forms []string
+	// Tags are labels of all answers, to purge them by.
+	Tags []string
+	// Replay says how stored streams are sent. "" means ReplayASAP.
+	Replay Replay
 	// MaxEntry bounds the body of an answer that is kept, in bytes. 0 means
 	// DefaultMaxEntry.
 	MaxEntry int64
@@ -61,10 +107,15 @@ type Options struct {
 	Depth int
 	// NoCoalesce lets identical requests that overlap run each on its own.
 	NoCoalesce bool
-	// Complete is asked whether an answer that is whole on the wire is one to
-	// keep: a 200 can hold an error. nil keeps all but JSON objects that have a
-	// member "error" other than null, and what is called JSON and is none.
+	// Complete is asked in ModeInference whether an answer that is whole on the
+	// wire is one to keep: a 200 can hold an error. nil keeps all but JSON objects
+	// that have a member "error" other than null, and what is called JSON and is
+	// none.
 	Complete func(*Entry) bool
+	// Terminal is asked whether a stream is complete by the rules of its own
+	// protocol: that its connection ended without an error proves nothing. nil
+	// means that it cannot be told, and streams are not kept.
+	Terminal func(*Entry) bool
 	// Observe, if not nil, is told how each request of Middleware was answered.
 	// It must not block.
 	Observe func(Event)
@@ -72,49 +123,69 @@ type Options struct {
 
 // Event says how a request was answered.
 type Event struct {
-	// Result is "hit", "miss", "collapsed" or "bypass".
+	// Result is "hit", "stale", "revalidated", "miss", "collapsed" or "bypass".
 	Result string
 	// Err is a failure of the store; the request went on without it.
 	Err error
 }
 
-// Cache answers requests again. It is safe for concurrent use.
+// Cache answers requests again. It is safe for concurrent use. Close it when
+// nothing is asked of it any more.
 type Cache struct {
 	options Options
-	ignore  *jsonscan.Paths
+	ignore  *jsonscan.Paths // of requests without a form
+	formed  *jsonscan.Paths // of requests with one
 	flights flights[Key, outcome]
+	alone   recent // keys whose answers cannot be shared
+	resting recent // keys that could not be refreshed a moment ago
+	changed changes
 
-	mu    sync.Mutex        // guards alone
-	alone map[Key]time.Time // keys whose answers cannot be shared, until when
+	mu       sync.Mutex         // guards versions
+	versions map[string]version // of models
+
+	ctx       context.Context // of what runs for nobody in particular
+	cancel    context.CancelFunc
+	refreshes chan struct{} // one token for each that runs
+	running   sync.WaitGroup
 }
 
-// outcome is what a flight brings back: an answer for all, or none, and then
-// each member must ask for itself.
-type outcome struct{ entry *Entry }
+// outcome is what a flight brings back: an answer for all, whole or still coming,
+// or none, and then each member must ask for itself.
+type outcome struct {
+	entry *Entry
+	live  *live
+}
+
+// How many keys are remembered, and for how long.
+const (
+	aloneFor    = time.Minute
+	maxAlone    = 4096
+	restFor     = time.Second
+	maxResting  = 4096
+	maxVersions = 4096
+	// tellVersions is how often other instances are told that a model changed.
+	tellVersions = time.Minute
+)
+
+// MaxRefreshes is how many answers of one Cache are made anew in the background at
+// a time. Beyond it stale answers are given as long as they may be.
+const MaxRefreshes = 64
 
 // New checks the options and makes a Cache.
 func New(o Options) (*Cache, error) {
-	var errs []error
-	if o.TTL <= 0 {
-		errs = append(errs, fmt.Errorf("cache: TTL: %v: want more than 0, for example 10m", o.TTL))
-	}
-	switch o.Share {
-	case "":
-		o.Share = ShareCaller
-	case ShareCaller, SharePlan, ShareAll:
-	default:
-		errs = append(errs, fmt.Errorf("cache: Share: %q: want caller, plan or all", o.Share))
-	}
-	c := &Cache{alone: map[Key]time.Time{}}
-	var err error
-	if c.ignore, err = jsonscan.Compile(o.Ignore...); err != nil {
-		errs = append(errs, fmt.Errorf("cache: Ignore: %w", err))
-	}
-	if err := errors.Join(errs...); err != nil {
+	c := &Cache{alone: recent{max: maxAlone}, resting: recent{max: maxResting}, versions: map[string]version{}, refreshes: make(chan struct{}, MaxRefreshes)}
+	if err := c.check(&o); err != nil {
 		return nil, err
 	}
 	if o.Store == nil {
-		o.Store = NewMemoryStore(0)
+		o.Store = NewMemoryStore(MemoryOptions{})
+	}
+	if o.Purges == nil {
+		p, err := NewPurges(PurgeOptions{})
+		if err != nil {
+			return nil, err
+		}
+		o.Purges = p
 	}
 	if o.NegativeTTL == 0 {
 		o.NegativeTTL = DefaultNegativeTTL
@@ -136,178 +207,174 @@ func New(o Options) (*Cache, error) {
 		o.Complete = func(e *Entry) bool { return !saysError(e, failed, o.Depth) }
 	}
 	c.options = o
+	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
 }
 
-// Get returns the fresh answer under key that suits the client's wishes, or nil.
-// An error is the store's; the request can go on as a miss.
-func (c *Cache) Get(ctx context.Context, key Key, wishes Wishes, now time.Time) (*Entry, error) {
-	if wishes.NoCache || wishes.NoStore {
-		return nil, nil
+// check says what is wrong with o, all of it, and fills in what its words default
+// to.
+func (c *Cache) check(o *Options) error {
+	var errs []error
+	switch o.Mode {
+	case "":
+		o.Mode = ModeInference
+	case ModeInference, ModeHTTP:
+	default:
+		errs = append(errs, fmt.Errorf("cache: Mode: %q: want inference or http", o.Mode))
 	}
+	if o.TTL <= 0 && o.Mode != ModeHTTP {
+		errs = append(errs, fmt.Errorf("cache: TTL: %v: want more than 0, for example 10m", o.TTL))
+	}
+	if o.StaleWhileRevalidate < 0 {
+		errs = append(errs, fmt.Errorf("cache: StaleWhileRevalidate: %v: want at least 0", o.StaleWhileRevalidate))
+	}
+	if o.StaleIfError < 0 {
+		errs = append(errs, fmt.Errorf("cache: StaleIfError: %v: want at least 0", o.StaleIfError))
+	}
+	switch o.Share {
+	case "":
+		o.Share = ShareCaller
+	case ShareCaller, SharePlan, ShareAll:
+	default:
+		errs = append(errs, fmt.Errorf("cache: Share: %q: want caller, plan or all", o.Share))
+	}
+	switch o.Replay {
+	case "":
+		o.Replay = ReplayASAP
+	case ReplayASAP, ReplayOriginal:
+	default:
+		errs = append(errs, fmt.Errorf("cache: Replay: %q: want asap or original", o.Replay))
+	}
+	var err error
+	if c.ignore, err = jsonscan.Compile(o.Ignore...); err != nil {
+		errs = append(errs, fmt.Errorf("cache: Ignore: %w", err))
+	} else if c.formed, err = jsonscan.Compile(append(o.Forms[:len(o.Forms):len(o.Forms)], o.Ignore...)...); err != nil {
+		errs = append(errs, fmt.Errorf("cache: Forms: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// Close ends what runs in the background and waits for it. Requests are served as
+// before.
+func (c *Cache) Close() {
+	c.cancel()
+	c.running.Wait()
+}
+
+// find returns the entry under key, if there is one that is of any use and has not
+// been purged.
+func (c *Cache) find(ctx context.Context, key Key, now time.Time) (*Entry, error) {
 	e, err := c.options.Store.Get(ctx, key, now)
-	if err != nil || e == nil || !e.Fresh(now) {
+	if e == nil || err != nil || !e.Useful(now) {
 		return nil, err
 	}
-	if wishes.MaxAge >= 0 && e.Age(now) > wishes.MaxAge {
-		return nil, nil
+	if c.options.Purges.Purged(&e.Meta, key) || c.superseded(e) {
+		return nil, c.options.Store.Delete(ctx, key)
 	}
 	return e, nil
 }
 
-// Flight is one upstream call that identical requests wait for together. A nil
-// Flight is that of a request that goes alone: its methods do nothing.
-type Flight struct {
-	cache  *Cache
-	flight *flight[Key, outcome]
-	leader bool
-	left   sync.Once
-	stop   func() bool // no longer watches the leader's own context
-}
-
-// Join joins the running call for key, or starts one. It returns nil for a
-// request that has to go alone: by the cache's options, by the client's wishes,
-// or because the last answer under this key could not be shared, and waiting for
-// one that cannot be shared either would only make requests queue up.
-//
-// Every member calls Leave when its request is over. The leader makes the call
-// with Context, and hands its answer to Record, or says Alone or Fail.
-func (c *Cache) Join(ctx context.Context, key Key, wishes Wishes, now time.Time) *Flight {
-	if c.options.NoCoalesce || wishes.NoCache || wishes.NoStore || c.goesAlone(key, now) {
+// keep puts e under key, whatever became of the request that brought it. What was
+// purged while it was on its way must not take the place of what came after.
+func (c *Cache) keep(ctx context.Context, key Key, e *Entry, now time.Time) error {
+	if c.options.Purges.Purged(&e.Meta, key) {
 		return nil
 	}
-	f := &Flight{cache: c}
-	f.flight, f.leader = c.flights.join(ctx, key)
-	if !f.leader {
-		return f
-	}
-	// The leader's client may leave long before its handler returns.
-	f.stop = context.AfterFunc(ctx, f.depart)
-	// Another flight may have ended between the look-up and now: its answer is
-	// in the store before its flight is gone.
-	if e, err := c.Get(f.flight.ctx, key, wishes, now); err == nil && e != nil {
-		f.flight.finish(outcome{e}, nil)
-		f.leader = false
-	}
-	return f
+	return c.options.Store.Put(context.WithoutCancel(ctx), key, e, now)
 }
 
-// Leads reports whether the request has to make the call itself.
-func (f *Flight) Leads() bool { return f == nil || f.leader }
-
-// Wait is for followers: it returns the leader's answer; or nil when that is not
-// for all, and the follower has to make the call itself; or the leader's failure.
-func (f *Flight) Wait(ctx context.Context) (*Entry, error) {
-	o, err := f.flight.wait(ctx)
-	return o.entry, err
+// version is what is known of the versions of one model.
+type version struct {
+	current string
+	told    time.Time // when other instances were told last that it changed
 }
 
-// Context is the context of the call: it has the values of ctx, and ends when all
-// members of the flight have left. Without a flight it is ctx.
-func (f *Flight) Context(ctx context.Context) context.Context {
-	if f == nil {
-		return ctx
-	}
-	return f.flight.ctx
-}
-
-// Alone sends every follower on its own way.
-func (f *Flight) Alone() {
-	if f != nil && f.leader {
-		f.flight.finish(outcome{}, nil)
-	}
-}
-
-// Fail gives err to every follower: the call was made and brought no answer, and
-// making it again for each of them would not help.
-func (f *Flight) Fail(err error) {
-	if f != nil && f.leader {
-		f.flight.finish(outcome{}, err)
-	}
-}
-
-// Leave ends a member's part. The leader's followers go alone if it has brought
-// them nothing.
-func (f *Flight) Leave() {
-	if f == nil {
+// noteVersion remembers which version of a model answered. The answers of others are
+// given to nobody any more: see superseded. Where instances share answers the
+// others are told, now and then: while a new version is brought in, several answer
+// by turns.
+func (c *Cache) noteVersion(model, current string) {
+	if model == "" || current == "" {
 		return
 	}
-	if f.stop != nil {
-		f.stop()
-	}
-	f.Alone()
-	f.depart()
-}
-
-func (f *Flight) depart() { f.left.Do(f.flight.leave) }
-
-// For how long a key is remembered as one whose answers cannot be shared, and
-// how many of them are.
-const (
-	aloneFor = 10 * time.Second
-	maxAlone = 4096
-)
-
-func (c *Cache) goesAlone(key Key, now time.Time) bool {
+	now := time.Now()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	until, ok := c.alone[key]
-	if ok && !now.Before(until) {
-		delete(c.alone, key)
-		return false
-	}
-	return ok
-}
-
-func (c *Cache) remember(key Key, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.alone) >= maxAlone {
-		// Any of them: the worst is that some requests wait once more.
-		for other := range c.alone {
-			delete(c.alone, other)
+	v, known := c.versions[model]
+	if !known && len(c.versions) >= maxVersions {
+		for other := range c.versions {
+			delete(c.versions, other)
 			break
 		}
 	}
-	c.alone[key] = now.Add(aloneFor)
-}
-
-// HitStatus is the Cache-Status of an answer from the store, in the terms of
-// RFC 9211.
-func HitStatus(e *Entry, now time.Time) string {
-	return "weir; hit; ttl=" + strconv.FormatInt(int64(e.Expires.Sub(now)/time.Second), 10)
-}
-
-// The other values of Cache-Status.
-const (
-	StatusMiss      = "weir; fwd=miss"
-	StatusStored    = "weir; fwd=miss; stored"
-	StatusCollapsed = "weir; fwd=miss; collapsed"
-	StatusRefreshed = "weir; fwd=request; stored"
-	StatusBypass    = "weir; fwd=bypass"
-)
-
-// ServeHit answers r with e from the store.
-func ServeHit(w http.ResponseWriter, r *http.Request, e *Entry, now time.Time) {
-	h := w.Header()
-	h["Cache-Status"] = []string{HitStatus(e, now)}
-	h["Age"] = []string{strconv.FormatInt(int64(e.Age(now)/time.Second), 10)}
-	e.ServeHTTP(w, r)
-}
-
-// ServeCollapsed answers r, which followed another request, with its answer.
-func ServeCollapsed(w http.ResponseWriter, r *http.Request, e *Entry) {
-	w.Header()["Cache-Status"] = []string{StatusCollapsed}
-	e.ServeHTTP(w, r)
-}
-
-// ErrOnlyIfCached is the refusal of a client that wants an answer from the cache or none
-// (RFC 9111, section 5.2.1.7).
-func ErrOnlyIfCached() *weir.Problem {
-	return &weir.Problem{
-		Status: http.StatusGatewayTimeout,
-		Title:  "Not in the cache",
-		Detail: "The request has Cache-Control: only-if-cached, and no fresh answer is stored.",
-		Header: http.Header{"Cache-Status": {StatusMiss}},
+	tell := known && v.current != current && c.options.Leases != nil && now.Sub(v.told) > tellVersions
+	if v.current = current; tell {
+		v.told = now
 	}
+	c.versions[model] = v
+	c.mu.Unlock()
+	if !tell || c.ctx.Err() != nil {
+		return
+	}
+	c.running.Go(func() { // it may take long to look through the stores
+		if _, err := c.options.Purges.Purge(c.ctx, Label("model", model)); err != nil && c.options.Observe != nil {
+			c.options.Observe(Event{Err: err})
+		}
+	})
+}
+
+// versionKind begins the label of the version of the model that made an entry. The
+// model and the version have a space between them.
+const versionKind = "version"
+
+// superseded reports whether another version of its model has answered since e was
+// made.
+func (c *Cache) superseded(e *Entry) bool {
+	for _, label := range e.Labels {
+		rest, ok := strings.CutPrefix(label, versionKind+":")
+		if !ok {
+			continue
+		}
+		i := strings.LastIndexByte(rest, ' ')
+		if i < 0 {
+			return true
+		}
+		c.mu.Lock()
+		now, known := c.versions[rest[:i]]
+		c.mu.Unlock()
+		return known && now.current != rest[i+1:]
+	}
+	return false
+}
+
+// String is the key in hexadecimal digits, as "weir purge --key" takes it.
+func (k Key) String() string { return hex.EncodeToString(k[:]) }
+
+// changes remembers what was changed by unsafe requests, so that an answer that
+// was asked for before is not kept.
+type changes struct {
+	mu    sync.Mutex // guards all below
+	by    map[Key]time.Time
+	floor time.Time // up to when it does not know any more
+}
+
+const maxChanges = 4096
+
+func (c *changes) add(key Key, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.by == nil || len(c.by) >= maxChanges {
+		if len(c.by) > 0 {
+			c.floor = now
+		}
+		c.by = map[Key]time.Time{}
+	}
+	c.by[key] = now
+}
+
+// since reports whether key was changed at asked or later, as far as is known.
+func (c *changes) since(key Key, asked time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at, ok := c.by[key]
+	return ok && !at.Before(asked) || !c.floor.IsZero() && !c.floor.Before(asked)
 }

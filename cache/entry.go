@@ -188,8 +188,9 @@ func (e *Entry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// conditional says for which methods If-None-Match means "not if unchanged". For
-// others it asks not to act (RFC 9110, section 13.1.2): a POST ignores it here.
+// conditional says for which methods others may keep an answer, and If-None-Match
+// means "not if unchanged". For the rest it asks not to act (RFC 9110, section
+// 13.1.2): a POST ignores it here.
 func conditional(method string) bool {
 	return method == http.MethodGet || method == http.MethodHead || method == methodQuery
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"time"
 
@@ -42,7 +43,8 @@ func Example() {
 	// {"label": "positive"} weir; hit; ttl=59
 }
 
-// A function that is slow runs once for each key.
+// A function that is slow runs once for each key: what a decorator does elsewhere.
+// Its results stay in memory for an hour.
 func ExampleMemo() {
 	embed := cache.Memo(func(_ context.Context, text string) (int, error) {
 		fmt.Println("computing", text)
@@ -59,4 +61,75 @@ func ExampleMemo() {
 	// 4 <nil>
 	// computing gate
 	// 4 <nil>
+}
+
+// In a directory results outlive the process. What is stale is used for another
+// day if the function fails.
+func ExampleMemo_directory() {
+	path, err := os.MkdirTemp("", "weir")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = os.RemoveAll(path) }()
+
+	for range 2 { // as if the process started twice
+		dir, err := cache.OpenDir(cache.DirOptions{Path: path, MaxBytes: 1 << 30})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		length := cache.Memo(func(_ context.Context, text string) (int, error) {
+			fmt.Println("computing", text)
+			return len(text), nil
+		}, cache.MemoOptions{Store: dir, Name: "length-v1", TTL: time.Hour, StaleIfError: 24 * time.Hour})
+		fmt.Println(length(context.Background(), "weir"))
+		if err := dir.Close(); err != nil {
+			fmt.Println(err)
+		}
+	}
+	// Output:
+	// computing weir
+	// 4 <nil>
+	// 4 <nil>
+}
+
+// With Redis all instances share what one of them has computed. Any cache.Store
+// will do: that of package redisstore is (*redisstore.Store).Cache. Tiers keep in
+// memory what is asked for often.
+func ExampleMemo_redis() {
+	var redis cache.Store // store.Cache(redisstore.CacheOptions{})
+	near := cache.NewMemoryStore(cache.MemoryOptions{MaxBytes: 64 << 20})
+	tiers := cache.NewTiers(nil, near, redis)
+	defer func() { _ = tiers.Close() }()
+
+	embed := cache.Memo(func(_ context.Context, text string) ([]float32, error) {
+		return []float32{float32(len(text))}, nil
+	}, cache.MemoOptions{Store: tiers, Name: "embed-v1", TTL: time.Hour, StaleWhileRevalidate: 10 * time.Minute})
+	fmt.Println(embed(context.Background(), "weir"))
+}
+
+// What has a tag can be purged at once, wherever it is kept: also what is being
+// computed at that moment.
+func ExamplePurges() {
+	purges, err := cache.NewPurges(cache.PurgeOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	price := cache.Memo(func(_ context.Context, item string) (string, error) {
+		fmt.Println("asking for", item)
+		return item + ": 3 coins", nil
+	}, cache.MemoOptions{TTL: time.Hour, Tags: []string{"prices"}, Purges: purges})
+
+	fmt.Println(price(context.Background(), "bread"))
+	_, err = purges.Purge(context.Background(), cache.Label("tag", "prices"))
+	fmt.Println("purged", err)
+	fmt.Println(price(context.Background(), "bread"))
+	// Output:
+	// asking for bread
+	// bread: 3 coins <nil>
+	// purged <nil>
+	// asking for bread
+	// bread: 3 coins <nil>
 }

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// flights holds at most one running call for each key.
+// flights are the calls that run, by key. The zero value is ready.
 type flights[K comparable, V any] struct {
 	mu      sync.Mutex // guards running, and members of every flight
 	running map[K]*flight[K, V]
@@ -34,13 +34,27 @@ func (g *flights[K, V]) join(ctx context.Context, key K) (f *flight[K, V], leade
 		f.members++
 		return f, false
 	}
-	f = &flight[K, V]{group: g, key: key, members: 1, done: make(chan struct{})}
+	return g.startLocked(ctx, key), true
+}
+
+// lead starts the flight of key, or returns nil if one is running.
+func (g *flights[K, V]) lead(ctx context.Context, key K) *flight[K, V] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.running[key] != nil {
+		return nil
+	}
+	return g.startLocked(ctx, key)
+}
+
+func (g *flights[K, V]) startLocked(ctx context.Context, key K) *flight[K, V] {
+	f := &flight[K, V]{group: g, key: key, members: 1, done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if g.running == nil {
 		g.running = map[K]*flight[K, V]{}
 	}
 	g.running[key] = f
-	return f, true
+	return f
 }
 
 // leave takes a member off. With the last one the call is cancelled, and nobody
@@ -58,18 +72,36 @@ func (f *flight[K, V]) leave() {
 	}
 }
 
-// finish gives all members their result. Only the first call counts.
+// offer gives all members a value while the call still runs: who joins before its
+// end gets it, too.
+func (f *flight[K, V]) offer(value V) {
+	f.group.mu.Lock()
+	defer f.group.mu.Unlock()
+	f.setLocked(value, nil)
+}
+
+// bar keeps others from joining.
+func (f *flight[K, V]) bar() {
+	f.group.mu.Lock()
+	defer f.group.mu.Unlock()
+	f.removeLocked()
+}
+
+// finish ends the call and gives all members their result, unless they have one.
 func (f *flight[K, V]) finish(value V, err error) {
 	f.group.mu.Lock()
 	defer f.group.mu.Unlock()
+	f.removeLocked()
+	f.setLocked(value, err)
+}
+
+func (f *flight[K, V]) setLocked(value V, err error) {
 	select {
 	case <-f.done:
-		return
 	default:
+		f.value, f.err = value, err
+		close(f.done)
 	}
-	f.value, f.err = value, err
-	f.removeLocked()
-	close(f.done)
 }
 
 func (f *flight[K, V]) removeLocked() {

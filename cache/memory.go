@@ -1,166 +1,106 @@
 package cache
 
 import (
-	"container/heap"
 	"context"
 	"fmt"
-	"sync"
 	"time"
 )
 
 // DefaultMaxBytes bounds a memory store unless told: 256 MiB.
 const DefaultMaxBytes = 256 << 20
 
-// MemoryStore keeps entries in memory up to a number of bytes. When it is full
-// it gives up expired entries first, then those that save least: it evicts by
-// frequency times the time that the upstream needed, for each byte (GDSF:
-// Cherkasova, "Improving WWW Proxies Performance with Greedy-Dual-Size-Frequency
-// Caching Policy", HP Labs 1998). A small answer that took the model long stays
-// before a large one that was cheap.
+// MemoryOptions say how much a memory store may hold. The zero value is a store
+// of 256 MiB of which each caller may keep a quarter when others need room.
+type MemoryOptions struct {
+	// MaxBytes bounds the entries, overhead included. 0 means DefaultMaxBytes.
+	MaxBytes int64
+	// CallerShare is the part of MaxBytes that one caller's entries may keep when
+	// others need room, from 0 to 1. 0 means DefaultCallerShare; with 1 callers have
+	// no shares. Entries of no Owner have none either. What is not from 0 to 1
+	// counts as the nearest of them.
+	CallerShare float64
+}
+
+// MemoryStore keeps entries in memory up to a number of bytes. When it is full it
+// gives up expired entries first, then those that save least: a small answer that
+// took the model long stays before a large one that was cheap. No caller can push
+// out those of others while he has more than his share. It is a Sweeper.
 type MemoryStore struct {
-	maxBytes int64
-
-	mu        sync.Mutex // guards all below
-	items     map[Key]*item
-	byWorth   itemHeap
-	byExpiry  itemHeap
-	bytes     int64
-	inflation float64 // worth of the last eviction: what is kept must have been used since
-	evictions uint64
+	budget *budget
 }
 
-type item struct {
-	key   Key
-	entry *Entry
-	size  int64
-	uses  float64
-	worth float64
-	at    [2]int // the index in byWorth and byExpiry
-}
-
-// NewMemoryStore makes a store of at most maxBytes, overhead included. 0 means
-// DefaultMaxBytes.
-func NewMemoryStore(maxBytes int64) *MemoryStore {
-	if maxBytes <= 0 {
-		maxBytes = DefaultMaxBytes
+// NewMemoryStore makes an empty store.
+func NewMemoryStore(o MemoryOptions) *MemoryStore {
+	if o.MaxBytes <= 0 {
+		o.MaxBytes = DefaultMaxBytes
 	}
-	return &MemoryStore{
-		maxBytes: maxBytes,
-		items:    map[Key]*item{},
-		byWorth:  itemHeap{order: 0, less: func(a, b *item) bool { return a.worth < b.worth }},
-		byExpiry: itemHeap{order: 1, less: func(a, b *item) bool { return a.entry.Until.Before(b.entry.Until) }},
-	}
+	return &MemoryStore{budget: newBudget(o.MaxBytes, o.CallerShare)}
 }
 
-// Stats are sizes and counts of a memory store.
+// Stats are sizes and counts of a store.
 type Stats struct {
-	Entries   int
-	Bytes     int64
-	Evictions uint64 // of entries that were still fresh
+	// Entries are those that can be had, Bytes what is counted against the bound.
+	Entries int
+	Bytes   int64
+	// Evictions counts entries that were given up while they were still useful.
+	Evictions uint64
 }
 
 // Stats reads the store's sizes.
-func (s *MemoryStore) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Stats{Entries: len(s.items), Bytes: s.bytes, Evictions: s.evictions}
-}
+func (s *MemoryStore) Stats() Stats { return s.budget.stats() }
 
 // Get implements Store.
 func (s *MemoryStore) Get(_ context.Context, key Key, now time.Time) (*Entry, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	it := s.items[key]
+	it := s.budget.find(key)
 	switch {
 	case it == nil:
 		return nil, nil
-	case !it.entry.Useful(now):
-		s.removeLocked(it)
+	case !it.useful(now):
+		s.budget.drop(it)
 		return nil, nil
 	}
-	it.uses++
-	s.weighLocked(it)
-	heap.Fix(&s.byWorth, it.at[0])
+	s.budget.use(it)
 	return it.entry, nil
 }
 
-// Put implements Store. An entry that is larger than the whole store is refused.
+// Put implements Store. An entry that is larger than the whole store is refused,
+// and one that is larger than its caller's share where others use the rest; the
+// store is then as it was.
 func (s *MemoryStore) Put(_ context.Context, key Key, e *Entry, now time.Time) error {
-	it := &item{key: key, entry: e, size: e.Size(), uses: 1}
-	if it.size > s.maxBytes {
-		return fmt.Errorf("cache: an entry of %d bytes does not fit into a store of %d", it.size, s.maxBytes)
+	it := newItem(key, e, e.Size())
+	it.entry = e
+	b := s.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	victims, err := b.reserveLocked(it, e.Owner, true, now)
+	b.freedLocked(victims...)
+	if err != nil {
+		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if old := s.items[key]; old != nil {
-		it.uses = old.uses
-		s.removeLocked(old)
-	}
-	for len(s.byExpiry.items) > 0 && !s.byExpiry.items[0].entry.Useful(now) {
-		s.removeLocked(s.byExpiry.items[0])
-	}
-	for s.bytes+it.size > s.maxBytes {
-		least := s.byWorth.items[0]
-		s.inflation = least.worth
-		s.evictions++
-		s.removeLocked(least)
-	}
-	s.weighLocked(it)
-	s.items[key] = it
-	heap.Push(&s.byWorth, it)
-	heap.Push(&s.byExpiry, it)
-	s.bytes += it.size
+	b.attachLocked(it)
 	return nil
 }
 
 // Delete implements Store.
 func (s *MemoryStore) Delete(_ context.Context, key Key) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if it := s.items[key]; it != nil {
-		s.removeLocked(it)
+	if it := s.budget.find(key); it != nil {
+		s.budget.drop(it)
 	}
 	return nil
 }
 
-func (s *MemoryStore) weighLocked(it *item) {
-	// An answer that took no measurable time still saves a call.
-	cost := max(float64(it.entry.Took)/float64(time.Millisecond), 0.1)
-	it.worth = s.inflation + it.uses*cost/float64(it.size)
-}
-
-func (s *MemoryStore) removeLocked(it *item) {
-	heap.Remove(&s.byWorth, it.at[0])
-	heap.Remove(&s.byExpiry, it.at[1])
-	delete(s.items, it.key)
-	s.bytes -= it.size
-}
-
-// itemHeap is a heap.Interface of items that know their place in it.
-type itemHeap struct {
-	items []*item
-	order int // which of item.at is this heap's
-	less  func(a, b *item) bool
-}
-
-func (h *itemHeap) Len() int           { return len(h.items) }
-func (h *itemHeap) Less(i, j int) bool { return h.less(h.items[i], h.items[j]) }
-
-func (h *itemHeap) Swap(i, j int) {
-	h.items[i], h.items[j] = h.items[j], h.items[i]
-	h.items[i].at[h.order], h.items[j].at[h.order] = i, j
-}
-
-func (h *itemHeap) Push(x any) {
-	it := x.(*item)
-	it.at[h.order] = len(h.items)
-	h.items = append(h.items, it)
-}
-
-func (h *itemHeap) Pop() any {
-	last := len(h.items) - 1
-	it := h.items[last]
-	h.items[last] = nil
-	h.items = h.items[:last]
-	return it
+// Sweep implements Sweeper. It asks gone without holding a lock.
+func (s *MemoryStore) Sweep(ctx context.Context, gone func(*Meta) bool) (int, error) {
+	n := 0
+	for i := range s.budget.shards {
+		if err := ctx.Err(); err != nil {
+			return n, fmt.Errorf("cache: sweep: %w", err)
+		}
+		for _, it := range s.budget.shards[i].snapshot() {
+			if gone(&it.entry.Meta) && s.budget.drop(it) {
+				n++
+			}
+		}
+	}
+	return n, nil
 }

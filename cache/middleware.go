@@ -42,73 +42,112 @@ func (c *Cache) Middleware(next http.Handler) http.Handler {
 }
 
 func (c *Cache) serve(w http.ResponseWriter, r *http.Request, next http.Handler) (Event, error) {
-	now := time.Now()
 	body, err := readBody(w, r, c.options.MaxBody)
 	if err != nil {
 		return Event{Result: "bypass"}, err
 	}
 	r = r.Clone(r.Context())
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	wishes := ReadWishes(r.Header)
-	key, err := c.Key(r, body, callerOf(r))
-	if (err != nil || wishes.NoStore) && wishes.OnlyIfCached {
-		return Event{Result: "bypass"}, ErrOnlyIfCached()
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	if err := rewind(r); err != nil {
+		return Event{Result: "bypass"}, err
 	}
-	if err != nil || wishes.NoStore {
-		w.Header()["Cache-Status"] = []string{StatusBypass}
-		next.ServeHTTP(w, r)
-		return Event{Result: "bypass"}, nil
+	l, err := c.LookUp(r.Context(), Request{HTTP: r, Body: body, Caller: callerOf(r)}, time.Now())
+	event := func() Event { return Event{Result: l.Result(), Err: l.Err} }
+	if err != nil {
+		return event(), err
 	}
-	entry, storeErr := c.Get(r.Context(), key, wishes, now)
-	if entry != nil {
-		ServeHit(w, r, entry, now)
-		return Event{Result: "hit"}, nil
+	if l.Refresh {
+		c.refresh(l, r, next)
 	}
-	if wishes.OnlyIfCached {
-		return Event{Result: "miss", Err: storeErr}, ErrOnlyIfCached()
-	}
-	if r.Method == http.MethodHead { // there is no body to keep, or to wait for
-		w.Header()["Cache-Status"] = []string{StatusMiss}
-		next.ServeHTTP(w, r)
-		return Event{Result: "miss", Err: storeErr}, nil
-	}
-	flight := c.Join(r.Context(), key, wishes, now)
-	defer flight.Leave()
-	if !flight.Leads() {
-		entry, err := flight.Wait(r.Context())
-		if err != nil || entry != nil {
-			if entry != nil {
-				ServeCollapsed(w, r, entry)
-			}
-			return Event{Result: "collapsed", Err: storeErr}, err
+	if l.Entry == nil {
+		defer l.Leave()
+		if answered, err := l.Join(r.Context()); err != nil {
+			return event(), err
+		} else if !answered {
+			err := c.call(w, r, l, next)
+			return event(), err
 		}
-		flight = nil // the answer was not for us: ask ourselves
 	}
-	putErr, err := c.record(w, r, Ask{Key: key, Flight: flight, Wishes: wishes, Now: now}, next)
-	return Event{Result: "miss", Err: errors.Join(storeErr, putErr)}, err
+	if l.Serve(w, r) != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return event(), nil
 }
 
-// record runs next and keeps what it writes. It returns the store's error, and
-// why the client has no answer.
-func (c *Cache) record(w http.ResponseWriter, r *http.Request, a Ask, next http.Handler) (putErr, err error) {
-	ctx := a.Flight.Context(r.Context())
-	rw := &recorder{ResponseWriter: w, cache: c, ask: a, ctx: ctx, before: w.Header().Clone()}
+// refresh makes a stale answer anew in the background.
+func (c *Cache) refresh(l *Lookup, r *http.Request, next http.Handler) {
+	again := l.Refreshing()
+	if again == nil {
+		return
+	}
+	r = r.Clone(again.Context(r.Context()))
+	if rewind(r) != nil {
+		again.Leave()
+		return
+	}
+	go func() {
+		defer again.Leave()
+		// Whatever it panics with is nobody's: the stale answer stays.
+		defer func() { _ = recover() }()
+		_ = c.call(nobody{http.Header{}}, r, again, next)
+	}()
+}
+
+// nobody takes an answer that has no client.
+type nobody struct{ header http.Header }
+
+func (n nobody) Header() http.Header         { return n.header }
+func (n nobody) WriteHeader(int)             {}
+func (n nobody) Write(p []byte) (int, error) { return len(p), nil }
+
+// call runs next and keeps what it writes. An error says why the client has no
+// answer.
+func (c *Cache) call(w http.ResponseWriter, r *http.Request, l *Lookup, next http.Handler) error {
+	for {
+		again, err := c.callOnce(w, r, l, next)
+		if !again {
+			return err
+		}
+		if err := rewind(r); err != nil {
+			return err
+		}
+	}
+}
+
+// rewind makes the body of r readable again.
+func rewind(r *http.Request) error {
+	body, err := r.GetBody()
+	r.Body = body
+	return err
+}
+
+func (c *Cache) callOnce(w http.ResponseWriter, r *http.Request, l *Lookup, next http.Handler) (again bool, err error) {
+	ctx := l.Context(r.Context())
+	rw := &recorder{ResponseWriter: w, lookup: l, ctx: ctx, before: w.Header().Clone()}
 	defer func() {
 		if p := recover(); p != nil {
 			rw.cut(fmt.Errorf("cache: the handler panicked: %v", p))
 			panic(p) // it is the server's to handle
 		}
 	}()
-	r = r.WithContext(ctx)
-	StripConditions(r.Header)
-	next.ServeHTTP(rw, r)
+	out := r.Clone(ctx)
+	l.Prepare(out.Header)
+	next.ServeHTTP(rw, out)
+	if rw.replaced == AskAgain {
+		rw.restore()
+		return true, nil
+	}
+	if rw.replaced == Replaced {
+		rw.restore()
+		return false, l.Serve(w, r)
+	}
 	if err := context.Cause(ctx); err != nil {
 		// It returned because it was told to: what it wrote is not all.
 		rw.cut(err)
 		if rw.rec != nil {
 			panic(http.ErrAbortHandler)
 		}
-		return nil, err
+		return false, err
 	}
 	if rw.rec == nil {
 		rw.WriteHeader(http.StatusOK)
@@ -116,21 +155,21 @@ func (c *Cache) record(w http.ResponseWriter, r *http.Request, a Ask, next http.
 	if rw.declared >= 0 && rw.declared != rw.written && r.Method != http.MethodHead {
 		rw.cut(fmt.Errorf("cache: the handler wrote %d of %d bytes", rw.written, rw.declared))
 		rw.release()
-		return nil, nil
+		return false, nil
 	}
-	putErr = rw.rec.Finish()
+	l.fail(rw.rec.Finish())
 	rw.release()
-	return putErr, nil
+	return false, nil
 }
 
 // recorder is the http.ResponseWriter of a request whose answer is kept.
 type recorder struct {
 	http.ResponseWriter
-	cache    *Cache
-	ask      Ask
+	lookup   *Lookup
 	ctx      context.Context
 	before   http.Header // what stood there before the handler: not the answer's
 	rec      *Recording
+	replaced Replacement
 	declared int64 // Content-Length; negative: none
 	written  int64
 	held     []byte // written by the handler, not yet to the client
@@ -141,42 +180,60 @@ type recorder struct {
 func (rw *recorder) Unwrap() http.ResponseWriter { return rw.ResponseWriter }
 
 func (rw *recorder) WriteHeader(status int) {
+	if rw.replaced != Passed {
+		return
+	}
 	if status < 200 || rw.rec != nil {
 		rw.ResponseWriter.WriteHeader(status)
 		return
 	}
 	h := rw.Header()
-	resp := &http.Response{StatusCode: status, Header: h, ContentLength: -1, ProtoMajor: 2}
+	resp := &http.Response{StatusCode: status, Header: h.Clone(), ContentLength: -1, ProtoMajor: 2, Body: http.NoBody}
+	own := http.Header{}
+	for name, values := range h {
+		if !slices.Equal(values, rw.before[name]) {
+			own[name] = slices.Clone(values)
+		}
+	}
+	if rw.replaced = rw.lookup.Replace(rw.ctx, resp, nil); rw.replaced != Passed {
+		return
+	}
 	rw.declared = -1
 	if n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64); err == nil {
 		rw.declared, resp.ContentLength = n, n
 	}
-	rw.rec = rw.cache.Record(rw.ctx, rw.ask, resp)
-	rw.rec.header = http.Header{}
-	for name, values := range h {
-		if !slices.Equal(values, rw.before[name]) {
-			rw.rec.header[name] = slices.Clone(values)
-		}
-	}
+	rw.rec = rw.lookup.Record(rw.ctx, resp, Keep{own: own})
 	rw.through = rw.rec.ReadAhead() == 0
-	h["Cache-Status"] = []string{rw.rec.CacheStatus(rw.ask.Wishes)}
-	rw.cache.Privatize(h)
+	if len(own["Cache-Status"]) == 0 {
+		delete(h, "Cache-Status")
+	}
+	rw.lookup.SetFields(h, true)
 	rw.ResponseWriter.WriteHeader(status)
+}
+
+// restore takes back the fields of an answer that is not given.
+func (rw *recorder) restore() {
+	h := rw.Header()
+	clear(h)
+	copyFields(h, rw.before)
 }
 
 func (rw *recorder) Write(p []byte) (int, error) {
 	if rw.rec == nil {
 		rw.WriteHeader(http.StatusOK)
 	}
+	if rw.replaced != Passed {
+		return len(p), nil
+	}
 	rw.written += int64(len(p))
 	_, _ = rw.rec.Write(p)
-	if !rw.through && rw.rec.keep {
+	if !rw.through && rw.rec.keep && len(rw.held)+len(p) <= int(rw.lookup.cache.options.MaxEntry) {
 		rw.held = append(rw.held, p...)
 		return len(p), nil
 	}
 	rw.release()
 	n, err := rw.ResponseWriter.Write(p)
-	if err != nil && rw.ask.Flight != nil && rw.ctx.Err() == nil {
+	if err != nil && rw.lookup.leads && rw.ctx.Err() == nil {
 		// The client of this request has left, but others wait for the answer.
 		return len(p), nil
 	}
@@ -199,6 +256,9 @@ func (rw *recorder) Flush() {
 	if rw.rec == nil {
 		rw.WriteHeader(http.StatusOK)
 	}
+	if rw.replaced != Passed {
+		return
+	}
 	rw.release()
 	_ = http.NewResponseController(rw.ResponseWriter).Flush() // a writer that cannot flush sends at its end
 }
@@ -212,7 +272,7 @@ func (rw *recorder) cut(err error) {
 		Err:    err,
 	}
 	if rw.rec == nil {
-		rw.ask.Flight.Fail(problem)
+		rw.lookup.Fail(problem)
 		return
 	}
 	rw.rec.Cut(problem)

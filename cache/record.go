@@ -13,68 +13,92 @@ import (
 	"github.com/inferweir/weir/internal/jsonscan"
 )
 
+// Keep says what is known of an answer beside its head.
+type Keep struct {
+	// Stream says that the answer is a stream: those who wait for it read it while
+	// it comes.
+	Stream bool
+	// Judge, if not nil, is asked at the end of an answer that may be stored: who
+	// reads what it says may know better than its status.
+	Judge func() Judgement
+	// Failed, if not nil, gives the error that followers get in place of the one
+	// with which the answer broke off. See ErrTold.
+	Failed func(error) error
+	// own are the fields that go with the answer, where the head has others, too.
+	own http.Header
+}
+
+// Judgement is what an answer says of itself.
+type Judgement struct {
+	// Complete says that it is whole and good by the rules of its own protocol.
+	Complete bool
+	// Version is the version of the model that made it, "" if it does not say.
+	Version string
+}
+
 // Recording is an answer on its way to the client that is also kept, for the
 // followers of its flight and for the store.
 type Recording struct {
-	cache  *Cache
-	key    Key
-	flight *Flight
-	ctx    context.Context
-	asked  time.Time
-	whole  func() bool
+	lookup  *Lookup
+	ctx     context.Context
+	keeping Keep
 
-	status int
-	header http.Header
-	age    time.Duration
-	body   []byte
-	length int64 // declared; negative: none
-	keep   bool  // body is being kept
-	store  bool  // and will go into the store
-	done   bool
+	status   int
+	header   http.Header
+	own      http.Header // the fields of header that go with the answer
+	length   int64       // declared; negative: none
+	received time.Time
+	keep     bool // the body is being kept
+	done     bool
+
+	body     []byte // where live is nil
+	live     *live
+	over     bool // live became too large to be kept
+	arrivals arrivals
 }
 
-// Ask is what a Recording is about.
-type Ask struct {
-	Key    Key
-	Flight *Flight
-	Wishes Wishes
-	// Now is when the request was sent upstream.
-	Now time.Time
-	// Stream says that the answer is a stream, of whatever type: it passes, and is
-	// given to nobody else.
-	Stream bool
-	// Complete, if not nil, is asked at the end of the answer whether it may be
-	// stored: who reads what it says may know better than its status.
-	Complete func() bool
-}
-
-// Record begins to keep the answer whose status and header these are. It judges
-// by them alone: an answer that is not for the followers sends them on their own
-// way at once, and a body without a length that ends with its connection is never
-// kept, because it may have been cut. CacheStatus then tells the client what is
-// to be done with the answer.
-func (c *Cache) Record(ctx context.Context, a Ask, resp *http.Response) *Recording {
+// Record begins to keep the answer whose status and head these are. It judges by
+// them alone: an answer that is not for the followers sends them on their own way
+// at once, and a body without a length that ends with its connection is never kept,
+// because it may have been cut. After it, Status tells what is to be done with the
+// answer.
+func (l *Lookup) Record(ctx context.Context, resp *http.Response, k Keep) *Recording {
 	rec := &Recording{
-		cache:  c,
-		key:    a.Key,
-		flight: a.Flight,
-		ctx:    ctx,
-		asked:  a.Now,
-		whole:  a.Complete,
-		status: resp.StatusCode,
-		header: resp.Header,
-		length: resp.ContentLength,
+		lookup: l, ctx: ctx, keeping: k,
+		status: resp.StatusCode, header: resp.Header, own: resp.Header, length: resp.ContentLength, received: time.Now(),
 	}
-	if seconds, err := strconv.ParseUint(resp.Header.Get("Age"), 10, 31); err == nil {
-		rec.age = time.Duration(seconds) * time.Second
+	if k.own != nil {
+		rec.own = k.own
 	}
-	rec.keep = !a.Stream && c.shareable(resp)
-	rec.store = rec.keep && !a.Wishes.NoStore && c.ttl(resp.StatusCode) > 0
-	if !rec.store && a.Flight == nil {
-		rec.keep = false
+	if l.cache.options.Mode == ModeHTTP {
+		l.changes(ctx, resp)
 	}
-	if !rec.keep {
-		rec.giveUp()
+	if l.stale != nil {
+		l.upstream = resp.StatusCode
+	}
+	if !l.keyed || l.request.HTTP.Method == http.MethodHead {
+		return rec
+	}
+	shareable, storable := rec.judge(resp)
+	l.stored = storable
+	if storable && l.cache.options.Mode != ModeHTTP {
+		l.ttl = l.cache.ttl(resp.StatusCode)
+	}
+	if rec.keep = storable || shareable && l.leads; !rec.keep {
+		l.apart()
+		return rec
+	}
+	if !shareable {
+		l.apart()
+	}
+	if shareable && l.leads && (k.Stream || l.cache.options.Mode == ModeHTTP) {
+		head := &Entry{Status: rec.status, Header: rec.kept()}
+		if l.cache.options.Mode == ModeHTTP {
+			head.Header = httpServable(head) // to those who read along, it is not confirmed
+			head.Made, head.Expires = httpTimes(rec.status, rec.header, l.asked, rec.received)
+		}
+		rec.live = newLive(head, l.cache.options.MaxEntry)
+		l.flight.offer(outcome{live: rec.live})
 		return rec
 	}
 	if n := resp.ContentLength; n > 0 {
@@ -83,34 +107,85 @@ func (c *Cache) Record(ctx context.Context, a Ask, resp *http.Response) *Recordi
 	return rec
 }
 
-// shareable says whether an answer may be given to somebody who asked the same:
-// a follower now, or a hit later.
-func (c *Cache) shareable(resp *http.Response) bool {
-	h := resp.Header
+// judge says whether the answer may be given to somebody who asks the same now, and
+// to somebody who asks later.
+func (rec *Recording) judge(resp *http.Response) (shareable, storable bool) {
+	l, c := rec.lookup, rec.lookup.cache
 	closeDelimited := resp.ContentLength < 0 && resp.ProtoMajor == 1 && !slices.Contains(resp.TransferEncoding, "chunked")
 	switch {
-	case closeDelimited && resp.StatusCode != http.StatusNoContent:
-		return false
+	case closeDelimited && !rec.keeping.Stream && resp.StatusCode != http.StatusNoContent:
+		return false, false
 	case resp.ContentLength > c.options.MaxEntry:
-		return false
+		return false, false
 	case resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusNotModified:
-		return false
-	case len(h["Set-Cookie"]) > 0 || len(h["Content-Range"]) > 0 || len(resp.Trailer) > 0:
-		return false
-	case strings.HasPrefix(h.Get("Content-Type"), "text/event-stream"):
-		return false
+		return false, false
+	case len(resp.Header["Set-Cookie"]) > 0 || len(resp.Header["Content-Range"]) > 0 || len(resp.Trailer) > 0:
+		return false, false
 	}
+	if c.options.Mode == ModeHTTP {
+		return rec.judgeHTTP(l)
+	}
+	if rec.keeping.Stream || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		if rec.keeping.Judge == nil && c.options.Terminal == nil {
+			return false, false // nobody can tell whether it is whole
+		}
+		rec.keeping.Stream = true
+	}
+	if !c.permits(resp.Header, rec.keeping.Stream) || !c.keyedBy(resp.Header["Vary"]) {
+		return false, false
+	}
+	return true, c.ttl(resp.StatusCode) > 0
+}
+
+// permits reports whether Cache-Control lets an answer be used again. What servers
+// put on every stream by reflex does not count there.
+func (c *Cache) permits(h http.Header, stream bool) bool {
 	for name := range directives(h) {
 		switch name {
 		case "no-store", "no-cache":
-			return false
+			if !stream {
+				return false
+			}
 		case "private":
 			if c.options.Share != ShareCaller {
 				return false
 			}
 		}
 	}
-	return c.keyedBy(h["Vary"])
+	return true
+}
+
+// judgeHTTP is judge by RFC 9111. A failure that says nothing to the contrary is
+// everybody's who waits for it, and nobody's later.
+func (rec *Recording) judgeHTTP(l *Lookup) (shareable, storable bool) {
+	r := l.request.HTTP
+	if l.partial && rec.status != http.StatusOK {
+		return false, false
+	}
+	if !httpMayStore(r, rec.status, rec.header) {
+		return rec.status >= http.StatusInternalServerError && rec.bare(), false
+	}
+	e := rec.entryHTTP(nil)
+	storable = e.Until.After(rec.received)
+	names, _ := varyNames(rec.header)
+	// Those who wait are alike only in what was known, or thought, to matter.
+	switch {
+	case l.marker != nil && !slices.Equal(l.marker.Vary, names),
+		l.marker == nil && l.stale != nil && len(names) > 0,
+		l.marker == nil && slices.ContainsFunc(names, unkeyed):
+		return false, storable
+	}
+	return httpReuse(r.Header, e, rec.received) == reuseFresh, storable
+}
+
+// bare reports whether the head says nothing about whom the answer is for.
+func (rec *Recording) bare() bool {
+	for _, name := range []string{"Cache-Control", "Cdn-Cache-Control", targetedField, "Vary", "Set-Cookie"} {
+		if len(rec.header[name]) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // keyedBy reports whether the key has everything that the answer varies by.
@@ -134,50 +209,56 @@ func (c *Cache) ttl(status int) time.Duration {
 	case http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusMovedPermanently, http.StatusPermanentRedirect:
 		return c.options.TTL
 	case http.StatusNotFound, http.StatusGone:
-		return min(c.options.NegativeTTL, c.options.TTL)
+		return max(0, min(c.options.NegativeTTL, c.options.TTL))
 	}
 	return 0
-}
-
-// CacheStatus is the Cache-Status of the answer that is being recorded.
-func (rec *Recording) CacheStatus(w Wishes) string {
-	switch {
-	case !rec.store:
-		return StatusMiss
-	case w.NoCache:
-		return StatusRefreshed
-	}
-	return StatusStored
 }
 
 // ReadAhead is how many bytes may be read of the answer before its client takes
 // them, for upstream.Pool.Relay: all, as long as others wait for it.
 func (rec *Recording) ReadAhead() int64 {
-	if rec.keep && rec.flight != nil {
-		return rec.cache.options.MaxEntry
+	if rec.keep && rec.lookup.leads {
+		return rec.lookup.cache.options.MaxEntry
 	}
 	return 0
 }
 
 // Write keeps p. It never fails: an answer that grows too large is let go.
 func (rec *Recording) Write(p []byte) (int, error) {
-	if rec.keep {
-		if int64(len(rec.body)+len(p)) > rec.cache.options.MaxEntry {
-			rec.giveUp()
-		} else {
-			rec.body = append(rec.body, p...)
+	if !rec.keep || len(p) == 0 {
+		return len(p), nil
+	}
+	if rec.live != nil {
+		if rec.live.write(p) && !rec.over {
+			rec.over, rec.lookup.stored = true, false
+			rec.lookup.apart() // nobody joins any more; who reads goes on
 		}
+	} else if int64(len(rec.body)+len(p)) > rec.lookup.cache.options.MaxEntry {
+		rec.giveUp()
+		return len(p), nil
+	} else {
+		rec.body = append(rec.body, p...)
+	}
+	if rec.keeping.Stream {
+		rec.arrivals = rec.arrivals.add(rec.size(), time.Since(rec.received))
 	}
 	return len(p), nil
 }
 
+// size is how much has come.
+func (rec *Recording) size() int {
+	if rec.live == nil {
+		return len(rec.body)
+	}
+	rec.live.mu.Lock()
+	defer rec.live.mu.Unlock()
+	return rec.live.start + len(rec.live.data)
+}
+
 // giveUp keeps nothing and sends the followers on their own way.
 func (rec *Recording) giveUp() {
-	rec.keep, rec.store, rec.body = false, false, nil
-	if rec.flight != nil {
-		rec.cache.remember(rec.key, time.Now())
-		rec.flight.Alone()
-	}
+	rec.keep, rec.lookup.stored, rec.body = false, false, nil
+	rec.lookup.apart()
 }
 
 // Finish ends the recording of an answer that is whole: it is stored, then given
@@ -186,33 +267,147 @@ func (rec *Recording) Finish() error {
 	if rec.done || !rec.keep {
 		return nil
 	}
-	if rec.length >= 0 && rec.length != int64(len(rec.body)) {
-		rec.giveUp() // a transport that does not check
+	rec.done = true
+	l := rec.lookup
+	if rec.over {
+		rec.live.end(nil)
 		return nil
 	}
-	rec.done = true
+	body := rec.body
+	if rec.live != nil {
+		body = rec.live.data // only this goroutine writes it
+	}
+	if rec.length >= 0 && rec.length != int64(len(body)) && l.stored {
+		rec.keep = false // a transport that does not check
+		rec.breakOff(io.ErrUnexpectedEOF)
+		return nil
+	}
+	e := rec.entry(fit(body))
+	var err error
+	if l.stored {
+		err = rec.store(e)
+	}
+	if rec.live != nil {
+		rec.live.end(nil)
+	}
+	l.finish(outcome{entry: e}, nil)
+	return err
+}
+
+// store puts e where it belongs, if it is one to keep.
+func (rec *Recording) store(e *Entry) error {
+	l, c := rec.lookup, rec.lookup.cache
+	l.stored = false
+	var j Judgement
+	switch {
+	case rec.keeping.Judge != nil:
+		if j = rec.keeping.Judge(); !j.Complete {
+			return nil
+		}
+	case len(e.Frames) > 0 && c.options.Terminal != nil:
+		if !c.options.Terminal(e) {
+			return nil
+		}
+	}
+	if c.options.Mode != ModeHTTP && len(e.Frames) == 0 && !c.options.Complete(e) {
+		return nil
+	}
+	l.stored = true
 	now := time.Now()
+	if m := l.model(); m != "" && j.Version != "" {
+		v := strings.ReplaceAll(j.Version, " ", "_") // one word
+		c.noteVersion(m, v)
+		e.Labels = append(e.Labels, Label(versionKind, m+" "+v))
+	}
+	if c.options.Mode == ModeHTTP {
+		return l.keepHTTP(rec.ctx, e, rec.header, now)
+	}
+	l.kept = l.key
+	return c.keep(rec.ctx, l.key, e, now)
+}
+
+// entry makes the entry of the whole answer.
+func (rec *Recording) entry(body []byte) *Entry {
+	l := rec.lookup
+	var e *Entry
+	if l.cache.options.Mode == ModeHTTP {
+		e = rec.entryHTTP(body)
+	} else {
+		e = rec.entryInference(body)
+	}
+	e.Took = time.Since(l.asked)
+	e.Meta = l.meta()
+	if rec.keeping.Stream {
+		e.Frames = rec.arrivals.frames(rec.header, body)
+	}
+	return e
+}
+
+func (rec *Recording) entryInference(body []byte) *Entry {
+	c, now := rec.lookup.cache, time.Now()
+	ttl := c.ttl(rec.status)
 	e := &Entry{
 		Status:  rec.status,
-		Header:  keep(rec.header, !rec.store),
-		Body:    fit(rec.body),
-		Made:    now.Add(-rec.age),
-		Expires: now.Add(rec.cache.ttl(rec.status)),
-		Until:   now.Add(rec.cache.ttl(rec.status)),
-		Took:    now.Sub(rec.asked),
+		Header:  rec.kept(),
+		Body:    body,
+		Made:    now.Add(-ageHeader(rec.header)),
+		Expires: now.Add(ttl),
 	}
+	e.Until = e.Expires
+	if rec.status/100 == 2 || rec.status/100 == 3 { // an error is no last good answer
+		e.Until = e.Expires.Add(max(c.options.StaleWhileRevalidate, c.options.StaleIfError))
+	}
+	e.ETag = strongETag(e.Status, rec.header, body)
+	return e
+}
+
+func (rec *Recording) entryHTTP(body []byte) *Entry {
+	e := &Entry{Status: rec.status, Header: rec.kept(), Body: body, ETag: rec.header.Get("Etag")}
+	e.Made, e.Expires = httpTimes(rec.status, rec.header, rec.lookup.asked, rec.received)
+	e.Until = rec.lookup.until(e)
+	return e
+}
+
+// kept are the fields that go with the answer to those who wait for it, and into
+// the store.
+func (rec *Recording) kept() http.Header {
+	c := rec.lookup.cache
+	if c.options.Mode == ModeHTTP {
+		return httpKeep(rec.own, rec.received)
+	}
+	h := keep(rec.own, !rec.lookup.stored)
 	// In the entry, so that hits and followers are told what the first client is.
-	rec.cache.Privatize(e.Header)
-	e.ETag = strongETag(e.Status, rec.header, e.Body)
-	var err error
-	if rec.store && (rec.whole == nil || rec.whole()) && rec.cache.options.Complete(e) {
-		// The client may have left, the followers may not: store all the same.
-		err = rec.cache.options.Store.Put(context.WithoutCancel(rec.ctx), rec.key, e, now)
+	c.restrict(h, rec.lookup.request.HTTP.Method, rec.lookup.ttl)
+	return h
+}
+
+func ageHeader(h http.Header) time.Duration {
+	n, err := strconv.ParseUint(h.Get("Age"), 10, 31)
+	if err != nil {
+		return 0
 	}
-	if rec.flight != nil && rec.flight.leader {
-		rec.flight.flight.finish(outcome{e}, nil)
+	return time.Duration(n) * time.Second
+}
+
+// meta is what an entry of this request can be purged by.
+func (l *Lookup) meta() Meta {
+	labels := make([]string, 0, len(l.cache.options.Tags)+3)
+	for _, tag := range l.cache.options.Tags {
+		labels = append(labels, Label("tag", tag))
 	}
-	return err
+	labels = append(labels, Label("path", l.request.HTTP.URL.EscapedPath()), Label("route", l.cache.options.Scope))
+	if m := l.model(); m != "" {
+		labels = append(labels, Label("model", m))
+	}
+	return Meta{Owner: l.request.Caller.ID, Labels: labels, Epoch: l.epoch}
+}
+
+// model names the model of the request among those of all routes.
+func (l *Lookup) model() string {
+	if l.request.Model == "" {
+		return ""
+	}
+	return l.cache.options.Scope + "/" + l.request.Model
 }
 
 // fit gives back what a grown buffer has too much: an entry is kept for long.
@@ -241,20 +436,26 @@ func (rec *Recording) Cut(err error) {
 		return
 	}
 	rec.done = true
-	rec.flight.Fail(err)
+	rec.breakOff(err)
+}
+
+func (rec *Recording) breakOff(err error) {
+	rec.lookup.stored = false
+	if rec.live != nil {
+		rec.live.end(err)
+	}
+	rec.lookup.Fail(err)
 }
 
 // Body returns body with every byte that is read from it recorded, and the end
-// judged: io.EOF finishes the recording, another error cuts it. failed gives the
-// error that followers get in place of the one that was read.
-func (rec *Recording) Body(body io.ReadCloser, failed func(error) error) io.ReadCloser {
-	return &recordedBody{ReadCloser: body, rec: rec, failed: failed}
+// judged: io.EOF finishes the recording, another error cuts it.
+func (rec *Recording) Body(body io.ReadCloser) io.ReadCloser {
+	return &recordedBody{ReadCloser: body, rec: rec}
 }
 
 type recordedBody struct {
 	io.ReadCloser
-	rec    *Recording
-	failed func(error) error
+	rec *Recording
 }
 
 func (b *recordedBody) Read(p []byte) (int, error) {
@@ -262,27 +463,67 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	_, _ = b.rec.Write(p[:n])
 	switch {
 	case errors.Is(err, io.EOF):
-		_ = b.rec.Finish()
+		b.rec.lookup.fail(b.rec.Finish())
+	case err != nil && b.rec.keeping.Failed != nil:
+		b.rec.Cut(b.rec.keeping.Failed(err))
 	case err != nil:
-		b.rec.Cut(b.failed(err))
+		b.rec.Cut(err)
 	}
 	return n, err
 }
 
-// Privatize marks an answer of a cache that does not share it with all, so that
-// no other cache on the way does: its Cache-Control becomes private, and keeps
-// what else the upstream said, unless that was stricter already.
-func (c *Cache) Privatize(h http.Header) {
-	if c.options.Share == ShareAll {
+// restrict says in the head of an answer what a cache in front may do with it. Of
+// one that is not for all, nothing: its Cache-Control becomes private, and keeps
+// what else the upstream said, unless that was stricter already. One that is for
+// all, and kept here, may be kept for as long as here; but nobody keeps the answer
+// to a POST. What is said to caches in
+// front alone goes: they would not look at Cache-Control (RFC 9213). In ModeHTTP the
+// upstream says.
+func (c *Cache) restrict(h http.Header, method string, ttl time.Duration) {
+	if c.options.Mode == ModeHTTP || c.options.Share == ShareAll && (ttl <= 0 || !conditional(method)) {
 		return
 	}
 	for name := range h {
-		// Fields that speak to a cache in front, which then ignores Cache-Control
-		// (RFC 9213).
 		if name == "Surrogate-Control" || strings.HasSuffix(name, "Cdn-Cache-Control") {
 			delete(h, name)
 		}
 	}
+	if c.options.Share == ShareAll {
+		limitAge(h, ttl)
+		return
+	}
+	privatize(h)
+}
+
+// limitAge says that an answer may be kept for ttl, or less where the upstream said
+// so.
+func limitAge(h http.Header, ttl time.Duration) {
+	most := int64(ttl / time.Second)
+	var kept []string
+	aged := false
+	for name, value := range directives(h) {
+		switch name {
+		case "s-maxage", "max-age":
+			n, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 64)
+			if err != nil || n < 0 {
+				n = 0 // what cannot be read has expired
+			}
+			value = strconv.FormatInt(min(n, most), 10)
+			aged = aged || name == "max-age"
+		}
+		if value != "" {
+			name += "=" + value
+		}
+		kept = append(kept, name)
+	}
+	if !aged {
+		kept = append(kept, "max-age="+strconv.FormatInt(most, 10))
+	}
+	h["Cache-Control"] = []string{strings.Join(kept, ", ")}
+	delete(h, "Expires") // max-age is ahead of it
+}
+
+func privatize(h http.Header) {
 	kept := []string{"private"}
 	for name, value := range directives(h) {
 		switch name {

@@ -115,50 +115,81 @@ func unkeyed(name string) bool {
 // ErrUnkeyable says why a request has no key: Key wraps it.
 var ErrUnkeyable = errors.New("cache: no key")
 
-// Key gives the key of r, whose body is body. r.Header holds what is forwarded
-// upstream, credentials included. An error wraps ErrUnkeyable: the request must
-// then bypass the cache, because another one could be taken for it.
-func (c *Cache) Key(r *http.Request, body []byte, caller weir.Caller) (Key, error) {
-	if !cacheable(r) {
+// inferenceKey gives the key of r, whatever its form. An error wraps ErrUnkeyable:
+// the request must then bypass the cache, because another one could be taken for it.
+func (c *Cache) inferenceKey(r *Request) (Key, error) {
+	if !cacheable(r.HTTP) {
 		return Key{}, ErrUnkeyable
 	}
 	k := NewKeyHash()
-	k.Add("weir-1") // the form of the key: a change of it must not find old entries
-	k.Add(c.options.Scope)
-	switch c.options.Share {
-	case ShareCaller:
-		k.Add("caller")
-		k.Add(caller.ID)
-		for _, name := range credentials() {
-			addValues(k, r.Header[name])
-		}
-	case SharePlan:
-		k.Add("plan")
-		k.Add(caller.Plan)
-	case ShareAll:
-		k.Add("all")
-	}
-	method := r.Method
-	if method == http.MethodHead {
-		method = http.MethodGet // whose answer a HEAD may have, without the body
-	}
-	k.Add(method)
-	k.Add(r.Host)
-	k.Add(r.URL.EscapedPath())
-	k.Add(r.URL.RawQuery)
-	addFields(k, r.Header)
-	if len(body) == 0 || !isJSON(r.Header) {
+	k.Add("weir-2") // the form of the key: a change of it must not find old entries
+	c.addOwner(k, r)
+	k.Add(methodKey(r.HTTP))
+	k.Add(r.HTTP.Host)
+	k.Add(r.HTTP.URL.EscapedPath())
+	k.Add(r.HTTP.URL.RawQuery)
+	k.Add(r.Model)
+	addFields(k, r.HTTP.Header)
+	if len(r.Body) == 0 || !isJSON(r.HTTP.Header) {
 		k.Add("bytes")
-		k.AddBytes(body)
+		k.AddBytes(r.Body)
 		return k.Sum(), nil
 	}
-	canonical, err := jsonscan.AppendCanonical(make([]byte, 0, 2*len(body)), body, c.ignore, c.options.Depth)
+	ignore := c.ignore
+	if r.Form != "" {
+		ignore = c.formed
+	}
+	canonical, err := jsonscan.AppendCanonical(make([]byte, 0, 2*len(r.Body)), r.Body, ignore, c.options.Depth)
 	if err != nil {
 		return Key{}, errors.Join(ErrUnkeyable, err)
 	}
 	k.Add("json")
 	k.AddBytes(canonical)
 	return k.Sum(), nil
+}
+
+// addOwner adds whose answer it is, and what else all answers of c depend on.
+func (c *Cache) addOwner(k *KeyHash, r *Request) {
+	k.Add(c.options.Scope)
+	k.Add(c.options.Generation)
+	switch c.options.Share {
+	case ShareCaller:
+		k.Add("caller")
+		k.Add(r.Caller.ID)
+		addCredentials(k, r.HTTP.Header)
+	case SharePlan:
+		k.Add("plan")
+		k.Add(r.Caller.Plan)
+	case ShareAll:
+		k.Add("all")
+	}
+}
+
+func addCredentials(k *KeyHash, h http.Header) {
+	for _, name := range credentials() {
+		addValues(k, h[name])
+	}
+}
+
+// methodKey is the method in a key: a HEAD may have a GET's answer, without the
+// body.
+func methodKey(r *http.Request) string {
+	if r.Method == http.MethodHead {
+		return http.MethodGet
+	}
+	return r.Method
+}
+
+// inForm is the key of the answer in a form.
+func (k Key) inForm(form string) Key {
+	if form == "" {
+		return k
+	}
+	h := NewKeyHash()
+	h.Add("form")
+	h.AddBytes(k[:])
+	h.Add(form)
+	return h.Sum()
 }
 
 // addFields adds the fields of h that an answer may depend on.

@@ -16,7 +16,27 @@ import (
 )
 
 func TestMemoryStore(t *testing.T) {
-	storetest.Cache(t, func(*testing.T) cache.Store { return cache.NewMemoryStore(4 << 20) })
+	storetest.Cache(t, func(*testing.T) cache.Store { return cache.NewMemoryStore(cache.MemoryOptions{MaxBytes: 48 << 20}) })
+}
+
+func TestDirStore(t *testing.T) {
+	storetest.Cache(t, func(t *testing.T) cache.Store {
+		return openDir(t, cache.DirOptions{Path: t.TempDir(), MaxBytes: 48 << 20})
+	})
+}
+
+func openDir(t testing.TB, o cache.DirOptions) *cache.DirStore {
+	t.Helper()
+	s, err := cache.OpenDir(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
 }
 
 func key(s string) cache.Key {
@@ -28,14 +48,14 @@ func key(s string) cache.Key {
 func TestMemoryStoreKeepsToItsBytes(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const most = 64 << 10
-		s, now := cache.NewMemoryStore(most), time.Now()
+		s, now := cache.NewMemoryStore(cache.MemoryOptions{MaxBytes: most}), time.Now()
 		sizes := map[string]int64{}
 		for i := range rapid.IntRange(1, 200).Draw(rt, "steps") {
 			name := strconv.Itoa(rapid.IntRange(0, 99).Draw(rt, "key"))
 			e := &cache.Entry{
-				Body:    make([]byte, rapid.IntRange(0, most+1000).Draw(rt, "size")),
-				Expires: now.Add(time.Duration(rapid.IntRange(-1, 10).Draw(rt, "ttl")) * time.Second),
-				Took:    time.Duration(i) * time.Millisecond,
+				Body:  make([]byte, rapid.IntRange(0, most+1000).Draw(rt, "size")),
+				Until: now.Add(time.Duration(rapid.IntRange(-1, 10).Draw(rt, "ttl")) * time.Second),
+				Took:  time.Duration(i) * time.Millisecond,
 			}
 			err := s.Put(context.Background(), key(name), e, now)
 			if (err != nil) != (e.Size() > most) {
@@ -60,10 +80,10 @@ func TestMemoryStoreKeepsToItsBytes(t *testing.T) {
 }
 
 func TestMemoryStoreGivesUpWhatSavesLeast(t *testing.T) {
-	s, now := cache.NewMemoryStore(100<<10), time.Now()
+	s, now := cache.NewMemoryStore(cache.MemoryOptions{MaxBytes: 100 << 10}), time.Now()
 	put := func(name string, size int, took time.Duration) {
 		t.Helper()
-		e := &cache.Entry{Body: make([]byte, size), Expires: now.Add(time.Hour), Took: took}
+		e := &cache.Entry{Body: make([]byte, size), Until: now.Add(time.Hour), Took: took}
 		if err := s.Put(context.Background(), key(name), e, now); err != nil {
 			t.Fatal(err)
 		}
@@ -96,10 +116,10 @@ func TestMemoryStoreGivesUpWhatSavesLeast(t *testing.T) {
 }
 
 func TestMemoryStoreGivesUpExpiredEntriesFirst(t *testing.T) {
-	s, now := cache.NewMemoryStore(50<<10), time.Now()
+	s, now := cache.NewMemoryStore(cache.MemoryOptions{MaxBytes: 50 << 10}), time.Now()
 	put := func(name string, ttl, took time.Duration) {
 		t.Helper()
-		e := &cache.Entry{Body: make([]byte, 10<<10), Expires: now.Add(ttl), Took: took}
+		e := &cache.Entry{Body: make([]byte, 10<<10), Until: now.Add(ttl), Took: took}
 		if err := s.Put(context.Background(), key(name), e, now); err != nil {
 			t.Fatal(err)
 		}

@@ -19,7 +19,7 @@ func check(c *Config, d *decoder) {
 	k.overrides(c)
 	k.plans(c)
 	k.upstreams(c)
-	k.cache(c.Cache)
+	k.cache(c)
 	k.routes(c)
 }
 
@@ -176,13 +176,6 @@ func (k *checker) printable(path, value string) bool {
 		return false
 	}
 	return true
-}
-
-func (k *checker) cache(c Cache) {
-	if len(c.Tiers) == 0 {
-		k.fail("cache.tiers", "want at least one store, for example [memory]")
-	}
-	once(k, "cache.tiers", c.Tiers, "the same store twice")
 }
 
 // once reports items of a list that an earlier one equals.

@@ -142,7 +142,7 @@ func (k *checker) routes(c *Config) {
 		if n := len(r.Policies) + most; n > ratelimit.MaxTakes {
 			k.fail(path+".policies", fmt.Sprintf("%d policies together with those of %s: want at most %d", n, whose, ratelimit.MaxTakes))
 		}
-		k.routeCache(path+".cache", r.Cache, c.Cache)
+		k.routeCache(path+".cache", r.Cache, &c.Cache)
 		if r.Upstream == "" && c.Decide != nil && k.clean(path+".upstream") {
 			k.decideOnly(path, r)
 		}
@@ -151,7 +151,7 @@ func (k *checker) routes(c *Config) {
 
 // decideOnly checks a route of which nothing is known but the requests' headers.
 func (k *checker) decideOnly(path string, r *Route) {
-	if r.Cache.Mode != "off" {
+	if r.Cache.Mode != cacheOff {
 		k.fail(path+".cache.mode", "has no effect without an upstream: there are no answers to keep")
 	}
 	if r.Match.Model != "" && r.Match.Model != "*" && k.clean(path+".match") { // * is any, none among them
@@ -230,42 +230,4 @@ func coversPattern(a, b string) bool {
 		return strings.HasPrefix(strings.TrimSuffix(b, "*"), prefix) && b != ""
 	}
 	return a == b
-}
-
-func (k *checker) routeCache(path string, r RouteCache, shared Cache) {
-	if r.Mode == "off" && !k.said(path+".mode") {
-		// Only the first: the one missing key is to blame for all of them.
-		for _, key := range []string{"ttl", "share", "only", "ignore", "coalesce", "max_entry", "charge_hits"} {
-			if k.said(path+"."+key) && k.clean(path) {
-				k.fail(path+"."+key, "has no effect without mode: want mode: inference, or mode: off, next to it")
-				return
-			}
-		}
-	}
-	if r.Mode == "inference" && !k.said(path+".ttl") {
-		k.fail(path+".ttl", "missing: want a duration, for example 10m, with mode inference")
-	}
-	for i, pointer := range r.Ignore {
-		at := fmt.Sprintf("%s.ignore[%d]", path, i)
-		if k.clean(at) && !isPointer(pointer) {
-			k.fail(at, "want a JSON pointer (RFC 6901) to a member, for example /user or /metadata/id")
-		}
-	}
-	once(k, path+".ignore", r.Ignore, "the same pointer twice")
-	if k.said(path+".max_entry") && k.clean(path+".max_entry") && k.clean("cache.memory") && r.MaxEntry > shared.Memory.MaxBytes {
-		k.fail(path+".max_entry", fmt.Sprintf("want at most cache.memory.max_bytes, which is %v", shared.Memory.MaxBytes))
-	}
-}
-
-// isPointer holds for JSON pointers other than "", which is the whole document.
-func isPointer(s string) bool {
-	if !strings.HasPrefix(s, "/") {
-		return false
-	}
-	for i := range len(s) {
-		if s[i] == '~' && (i+1 == len(s) || s[i+1] != '0' && s[i+1] != '1') {
-			return false
-		}
-	}
-	return true
 }

@@ -26,7 +26,9 @@ func complete(c *Config, nodes map[string]node) {
 			r.Name = strings.TrimPrefix(strings.Join(r.Match.Methods, ",")+" "+r.Match.Path, " ")
 		}
 		if _, said := nodes[fmt.Sprintf("routes[%d].cache.max_entry", i)]; !said {
-			r.Cache.MaxEntry = min(r.Cache.MaxEntry, c.Cache.Memory.MaxBytes)
+			if _, least := c.Cache.smallest(); least > 0 {
+				r.Cache.MaxEntry = min(r.Cache.MaxEntry, least)
+			}
 		}
 		completePolicies(r.Policies, r.Name)
 	}

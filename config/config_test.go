@@ -50,7 +50,7 @@ func defaultConfig() *config.Config {
 		Instances: 1,
 		Upstreams: map[string]config.Upstream{"m": defaultUpstream("http://127.0.0.1:8000")},
 		Cache: config.Cache{
-			Tiers: []string{"memory"}, Memory: config.Memory{MaxBytes: 256 * mib}, NegativeTTL: 5 * time.Second,
+			Tiers: []string{"memory"}, Memory: config.Memory{MaxBytes: 256 * mib}, CallerShare: 0.25, NegativeTTL: 5 * time.Second,
 		},
 		Routes: []config.Route{defaultRoute("/a", config.Match{Path: "/a"}, "m")},
 		Limits: config.Limits{
@@ -75,7 +75,7 @@ func defaultUpstream(url string) config.Upstream {
 func defaultRoute(name string, match config.Match, upstream string) config.Route {
 	return config.Route{
 		Name: name, Match: match, Upstream: upstream,
-		Cache:   config.RouteCache{Mode: "off", Share: "caller", Only: "deterministic", Coalesce: true, MaxEntry: 8 * mib},
+		Cache:   config.RouteCache{Mode: "off", Share: "caller", Only: "deterministic", Coalesce: true, Replay: "asap", MaxEntry: 8 * mib},
 		MaxBody: 10 * mib, RespondAsync: "never",
 	}
 }
@@ -181,7 +181,9 @@ func chatRoute() config.Route {
 		},
 		Cache: config.RouteCache{
 			Mode: "inference", TTL: 10 * time.Minute, Share: "plan", Only: "all",
-			Ignore: []string{"/user", "/a~1b"}, MaxEntry: 512, ChargeHits: true,
+			StaleWhileRevalidate: time.Minute, StaleIfError: time.Hour,
+			Ignore: []string{"/user", "/a~1b"}, Tags: []string{"llama", "modèle:7"}, Replay: "original",
+			MaxEntry: 512, ChargeHits: true,
 		},
 		MaxBody: 1024 * mib, RespondAsync: "never", LegacyHeaders: true,
 	}
@@ -190,6 +192,21 @@ func chatRoute() config.Route {
 func decidedRoute() config.Route {
 	r := defaultRoute("/decided/*", config.Match{Path: "/decided/*"}, "")
 	r.Policies = []config.Policy{defaultPolicy("/decided/*", 9, time.Second)}
+	return r
+}
+
+func filesRoute() config.Route {
+	r := defaultRoute("/files/*", config.Match{Path: "/files/*"}, "local")
+	r.Cache = config.RouteCache{
+		Mode: "http", StaleIfError: 24 * time.Hour, Share: "all", Only: "deterministic", Tags: []string{"files"},
+		Coalesce: true, Replay: "asap", MaxEntry: mib,
+	}
+	return r
+}
+
+// smaller is r where the smallest tier lowers the default.
+func smaller(r config.Route, entry config.Size) config.Route {
+	r.Cache.MaxEntry = entry
 	return r
 }
 
@@ -237,10 +254,13 @@ func everything() *config.Config {
 			"pro":     {Policies: proPlan()},
 		},
 		Upstreams: map[string]config.Upstream{"local": defaultUpstream("builtin:"), "llm": llm},
-		Cache:     config.Cache{Tiers: []string{"memory"}, Memory: config.Memory{MaxBytes: 10_000_000}},
+		Cache: config.Cache{
+			Tiers: []string{"memory", "redis", "dir"}, Memory: config.Memory{MaxBytes: 10_000_000},
+			Dir: &config.CacheDir{Path: "/var/cache/weir", MaxBytes: mib}, CallerShare: 0.125,
+		},
 		Routes: []config.Route{
-			chatRoute(), defaultRoute("GET,POST /predict/*", predict, "local"), decidedRoute(),
-			defaultRoute("/*", config.Match{Path: "/*"}, "local"),
+			chatRoute(), smaller(defaultRoute("GET,POST /predict/*", predict, "local"), mib), smaller(decidedRoute(), mib),
+			filesRoute(), smaller(defaultRoute("/*", config.Match{Path: "/*"}, "local"), mib),
 		},
 		Limits: config.Limits{
 			HeaderBytes: 16 * kib, Headers: 50, URLBytes: 4 * kib, HeaderTimeout: 5 * time.Second, JSONDepth: 20,
@@ -427,6 +447,58 @@ routes: [{match: {path: /a}, upstream: m}]
 `)
 	equal(t, c.Upstreams["m"].Connections.Idle, 3)
 	equal(t, c.Routes[0].Cache.MaxEntry, mib)
+
+	most := func(cache string) config.Size {
+		return parse(t, "cache: "+cache+minimal+"store: {url: redis://h}\n").Routes[0].Cache.MaxEntry
+	}
+	equal(t, most("{tiers: [memory, dir], memory: {max_bytes: 3MiB}, dir: {path: d, max_bytes: 2MiB}}"), 2*mib)
+	equal(t, most("{tiers: [dir, memory], memory: {max_bytes: 1MiB}, dir: {path: d, max_bytes: 2MiB}}"), mib)
+	equal(t, most("{tiers: [dir, redis], dir: {path: d, max_bytes: 2MiB}}"), 2*mib)
+	equal(t, most("{tiers: [redis]}"), 8*mib)
+}
+
+func TestOnlyWhatHasAnEffectIsPrinted(t *testing.T) {
+	printed := func(text string) string {
+		yaml, err := parse(t, text+"store: {url: redis://h}\n").YAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		parse(t, string(yaml))
+		_, cache, _ := strings.Cut(string(yaml), "\ncache:\n")
+		cache, _, _ = strings.Cut(cache, "\n    max_body:")
+		return cache
+	}
+	equal(t, printed("cache: {tiers: [dir], dir: {path: a b}, caller_share: 1}"+strings.Replace(minimal, "upstream: m", "upstream: m, cache: {mode: http}", 1)), `  tiers: [dir]
+  dir:
+    path: "a b"
+    max_bytes: 10GiB
+  caller_share: 1
+  negative_ttl: 5s
+routes:
+  - name: /a
+    match:
+      path: /a
+    upstream: m
+    cache:
+      mode: http
+      stale_while_revalidate: 0s
+      stale_if_error: 0s
+      share: caller
+      coalesce: true
+      max_entry: 8MiB
+      charge_hits: false`)
+}
+
+func TestTheShareOfACaller(t *testing.T) {
+	for text, want := range map[string]float64{"0.25": 0.25, "1": 1, "1.0": 1, "0.0001": 0.0001, "0.9999": 0.9999, "01.00": 1} {
+		c := parse(t, "cache: {caller_share: "+text+"}"+minimal)
+		equal(t, c.Cache.CallerShare, want)
+		yaml, err := c.YAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, parse(t, string(yaml)).Cache.CallerShare, want)
+	}
 }
 
 func TestAMistakeNamesItsPlace(t *testing.T) {

@@ -45,11 +45,15 @@ func (e *encoder) structure(v reflect.Value, indent int) {
 }
 
 // effective reports whether the key has an effect in the struct v: with is the
-// name of another field that must be there, and after a ! the value of it that
-// does not count.
+// name of another field that must be there, after a ! the value of it that does
+// not count, and after a = the word that the list must have.
 func (r rule) effective(v reflect.Value) bool {
 	if r.with == "" {
 		return true
+	}
+	if list, word, ok := strings.Cut(r.with, "="); ok {
+		words, _ := v.FieldByName(list).Interface().([]string)
+		return slices.Contains(words, word)
 	}
 	name, not, _ := strings.Cut(r.with, "!")
 	f := v.FieldByName(name)

@@ -1,24 +1,5 @@
 package config
 
-import "time"
-
-// Cache is what the caches of all routes share.
-type Cache struct {
-	// Tiers are the stores, read in order: memory, the default.
-	Tiers []string `yaml:"tiers" default:"[memory]"`
-	// Memory is the store in this process.
-	Memory Memory `yaml:"memory"`
-	// NegativeTTL is how long a 404 or 410 is kept. 0s keeps none. Default 5s.
-	NegativeTTL time.Duration `yaml:"negative_ttl" default:"5s"`
-}
-
-// Memory is the cache store in this process.
-type Memory struct {
-	// MaxBytes is how much all its entries may take. Default 256MiB, at least
-	// 1.
-	MaxBytes Size `yaml:"max_bytes" default:"256MiB" min:"1"`
-}
-
 // Route says what happens to the requests that it matches.
 type Route struct {
 	// Name stands in metrics and messages. Unique. The default is methods and
@@ -55,32 +36,4 @@ type Match struct {
 	// beginning of it. "", the default, is any body. Only with an Upstream, but
 	// for "*".
 	Model string `yaml:"model"`
-}
-
-// RouteCache says which answers of a route are kept, and for whom.
-type RouteCache struct {
-	// Mode is off, the default, or inference: keyed on the request's body.
-	Mode string `yaml:"mode" default:"off"`
-	// TTL is how long an answer is fresh. Required with mode inference, at
-	// least 1ms.
-	TTL time.Duration `yaml:"ttl" min:"1ms"`
-	// Share is who may get an answer that another's request brought: caller,
-	// nobody else; plan, callers of one plan; all. Default caller.
-	Share string `yaml:"share" default:"caller"`
-	// Only is deterministic, the requests that always have the same answer
-	// (temperature 0, a seed, an API without sampling), or all. Default
-	// deterministic.
-	Only string `yaml:"only" default:"deterministic"`
-	// Ignore are JSON pointers (RFC 6901) of members that are left out of the
-	// key, such as /user. Default none.
-	Ignore []string `yaml:"ignore"`
-	// Coalesce lets equal requests that come at the same time wait for one
-	// answer. Default true.
-	Coalesce bool `yaml:"coalesce" default:"true"`
-	// MaxEntry is the largest answer that is kept. Default 8MiB, or
-	// Memory.MaxBytes where that is less; from 1 to Memory.MaxBytes.
-	MaxEntry Size `yaml:"max_entry" default:"8MiB" min:"1"`
-	// ChargeHits takes from the quota for answers from the cache, too. Default
-	// false.
-	ChargeHits bool `yaml:"charge_hits" default:"false"`
 }

@@ -55,6 +55,19 @@ func parsePercent(s string) (Percent, error) {
 	return Percent(float64(n) / 1e6), nil
 }
 
+// parseFraction reads 0.25: above 0, at most 1, with at most four decimals, so
+// that what is printed is what was read.
+func parseFraction(s string) (float64, error) {
+	whole, decimals, point := strings.Cut(s, ".")
+	n, err := strconv.ParseUint(whole+decimals+"0000"[min(len(decimals), 4):], 10, 32)
+	if err != nil || whole == "" || point && decimals == "" || len(decimals) > 4 || n == 0 || n > 1e4 {
+		return 0, errors.New(wantFraction)
+	}
+	return float64(n) / 1e4, nil
+}
+
+const wantFraction = "want a fraction above 0 and at most 1, for example 0.25"
+
 // windowWords are the windows that have names.
 func windowWords() []unit {
 	return []unit{
@@ -242,6 +255,10 @@ func setText(v reflect.Value, text string, r rule) error {
 		}
 		v.SetFloat(float64(p))
 		return err
+	case float64:
+		f, err := parseFraction(text)
+		v.SetFloat(f)
+		return err
 	case Size:
 		parse := parseSize
 		if r.rate {
@@ -299,6 +316,8 @@ func wanted(t reflect.Type, r rule) string {
 		return "want true or false"
 	case reflect.Int, reflect.Int64:
 		return "want a whole number"
+	case reflect.Float64:
+		return wantFraction
 	case reflect.Slice:
 		return "want a list"
 	case reflect.Struct, reflect.Map, reflect.Pointer:

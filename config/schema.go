@@ -17,10 +17,7 @@ func laterKeys() []string {
 		"upstreams.*.probe", "upstreams.*.retry", "upstreams.*.hedge", "upstreams.*.breaker",
 		"upstreams.*.concurrency", "upstreams.*.slo", "upstreams.*.queue", "upstreams.*.batch",
 		"upstreams.*.engine",
-		"cache.dir", "cache.caller_share",
-		"routes[].cache.stale_while_revalidate", "routes[].cache.stale_if_error",
-		"routes[].cache.tags", "routes[].cache.semantic", "routes[].cache.replay",
-		"routes[].offload_over", "routes[].upgrade",
+		"routes[].cache.semantic", "routes[].offload_over", "routes[].upgrade",
 		"limits.connections_per_ip",
 		"telemetry.log.sample", "telemetry.log.redact", "telemetry.otlp", "telemetry.traces",
 	}
@@ -52,13 +49,14 @@ func choices() map[string]choice {
 			now:   []string{"least_busy", "round_robin"},
 			later: []string{"two_choices", "prefix"},
 		},
-		"cache.tiers[]": {now: []string{"memory"}, later: []string{"dir", "redis"}},
+		"cache.tiers[]": {now: []string{memoryTier, dirTier, redisTier}},
 		"routes[].match.methods[]": {
 			now: []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"},
 		},
-		"routes[].cache.mode":    {now: []string{"off", "inference"}, later: []string{"http"}},
+		"routes[].cache.mode":    {now: []string{cacheOff, cacheInference, cacheHTTP}},
 		"routes[].cache.share":   {now: []string{"caller", "plan", "all"}},
 		"routes[].cache.only":    {now: []string{"deterministic", "all"}},
+		"routes[].cache.replay":  {now: []string{"asap", "original"}},
 		"routes[].respond_async": {now: []string{"never"}, later: []string{"allowed", "always"}},
 		"telemetry.log.level":    {now: []string{"debug", "info", "warn", "error"}},
 	}

@@ -40,7 +40,7 @@ func about(text, path string) []config.Mistake {
 
 func TestEveryLaterKeyIsKnownAndRefused(t *testing.T) {
 	keys := config.LaterKeys()
-	if len(keys) < 30 {
+	if len(keys) < 25 {
 		t.Fatalf("%d keys", len(keys))
 	}
 	for _, key := range keys {
@@ -80,8 +80,6 @@ func TestTheWholeSchemaIsKnown(t *testing.T) {
 		"database", "blobs", "plans.pro.weight", "plans.pro.priority",
 		"upstreams.llm.probe", "upstreams.llm.retry", "upstreams.llm.hedge", "upstreams.llm.breaker",
 		"upstreams.llm.concurrency", "upstreams.llm.slo", "upstreams.llm.queue", "upstreams.llm.batch",
-		"cache.tiers[1]", "cache.dir",
-		"routes[0].cache.stale_while_revalidate", "routes[0].cache.stale_if_error", "routes[0].cache.tags",
 		"routes[0].cache.semantic", "routes[0].respond_async", "routes[0].offload_over",
 	})
 }

@@ -30,6 +30,12 @@ type Outcome struct {
 	Estimated bool
 	// Model is the model that answered, "" if unknown.
 	Model string
+	// Version is the version of the model that answered, "" if unknown: with
+	// KServe and Triton model_version, elsewhere Model itself, which the answer
+	// gives in full where the request had an alias: gpt-4o, and here
+	// gpt-4o-2024-08-06. OpenAI's system_fingerprint is no version: it names the
+	// setup of one of the servers, and several are live at once behind one model.
+	Version string
 	// Finish is the API's own reason for the end of choice 0: stop, length,
 	// tool_calls, end_turn, and so on; of OpenAI's responses the status, or why
 	// they are incomplete. "" if none was given.
@@ -45,8 +51,14 @@ type Outcome struct {
 	// function_call, end_turn, stop_sequence, tool_use, eos_token, eos and
 	// completed, none has a refusal, and they are as many as were asked for. It is
 	// false where that was not read: in a body that is encoded, and with more than
-	// 16 choices in a JSON answer. A cache may keep what has it.
+	// 16 choices in a JSON answer. A cache may keep what has it
+	// and is not Unmarked.
 	Stopped bool
+	// Unmarked says that a stream which is Complete had no terminal event, though its
+	// API has one: some servers leave it out. That every choice had its end tells
+	// that nothing is missing of them; what may come behind, such as the usage, can
+	// have been lost.
+	Unmarked bool
 	// Err is the error that the upstream reported in its body or as an event of
 	// the stream: its type and code and its message, valid UTF-8, at most 300
 	// bytes. "" if it reported none, or in no form that is known.
@@ -84,6 +96,7 @@ type answerForm struct {
 	free   bool // the call uses no tokens, and says nothing about it
 
 	reasons bool            // every answer says why it ended: a model wrote it
+	numbers bool            // the model's version is told beside its name
 	inputs  bool            // what the model reads is counted in tokens, though it writes none
 	asked   *jsonscan.Paths // of a request: how many choices come for each prompt; nil: one
 }
@@ -281,7 +294,10 @@ func (a *Answer) Ended() bool { return a.over && (a.mode != followed || a.tally.
 // error.
 func (a *Answer) Outcome() Outcome {
 	t := &a.tally
-	o := Outcome{Model: t.model, Finish: t.finish, Err: t.err, Complete: a.complete}
+	o := Outcome{Model: t.model, Version: t.version, Finish: t.finish, Err: t.err, Complete: a.complete, Unmarked: t.unmarked}
+	if a.form != nil && !a.form.numbers {
+		o.Version = t.model
+	}
 	if a.mode == followed {
 		o.Complete = t.ended && !t.failed
 	}

@@ -53,7 +53,7 @@ func TestWhatDoesNotBeginLikeAStreamPasses(t *testing.T) {
 		{"a byte order mark", "chat", "\ufeff<", Outcome{Complete: true}},
 		{"a page behind blank lines", "chat", "\n\r\n " + page, Outcome{Complete: true}},
 		{"JSON", "chat", `{"model":"m","choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}`,
-			Outcome{Usage: weir.Usage{Input: 1, Output: 2}, Known: true, Model: "m", Finish: "stop", Complete: true, Stopped: true}},
+			Outcome{Usage: weir.Usage{Input: 1, Output: 2}, Known: true, Model: "m", Version: "m", Finish: "stop", Complete: true, Stopped: true}},
 		{"JSON behind blank lines", "chat", "\n\n" + `{"error":"down"}`, Outcome{Err: "down", Complete: true}},
 		{"half of JSON", "chat", `{"choices":[`, Outcome{Usage: weir.Usage{Output: 3}, Known: true, Estimated: true}},
 		{"an array", "chat", `[]`, Outcome{Usage: weir.Usage{Output: 1}, Known: true, Estimated: true, Complete: true}},
@@ -161,7 +161,7 @@ func TestNumbersThatAreNoJSONAreRead(t *testing.T) {
 	g := chatStream()
 	g.Injected = true
 	got, _ := g.pass(strings.NewReader(in), 4096)
-	o := Outcome{Usage: weir.Usage{Input: 1, Output: 3}, Known: true, Model: "NaN", Finish: "stop", Complete: true, Stopped: true}
+	o := Outcome{Usage: weir.Usage{Input: 1, Output: 3}, Known: true, Model: "NaN", Version: "NaN", Finish: "stop", Complete: true, Stopped: true}
 	if wanted := (passed{want, "EOF", o}); got != wanted {
 		t.Errorf("got  %+v\nwant %+v", got, wanted)
 	}

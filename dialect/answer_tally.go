@@ -47,11 +47,12 @@ const (
 
 // tally is what was seen of an answer so far.
 type tally struct {
-	model, finish, err string
-	failed             bool // the upstream reported an error
-	ended              bool // the terminal event came
-	open               bool // an event said that such a one will come
-	closed             bool // OpenAI responses: the answer said that it is over
+	model, version, finish, err string
+	failed                      bool // the upstream reported an error
+	ended                       bool // the terminal event came
+	unmarked                    bool // and that was only its transport's end
+	open                        bool // an event said that such a one will come
+	closed                      bool // OpenAI responses: the answer said that it is over
 
 	// As reported, -1: not yet. created is Anthropic's input that went to the
 	// cache and is not in input, as cached then is not either.
@@ -184,6 +185,13 @@ func escapedLen(digits []byte) int {
 func (t *tally) answeredBy(v jsonscan.Value) {
 	if t.model == "" {
 		t.model = clipped(v, maxName)
+	}
+}
+
+// versionOf sets the version of the model from the first event that tells it.
+func (t *tally) versionOf(v jsonscan.Value) {
+	if t.version == "" {
+		t.version = clipped(v, maxName)
 	}
 }
 

@@ -246,7 +246,7 @@ func TestLargeAnswersAreNotKept(t *testing.T) {
 	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{body}, make([]byte, 4096)); err != nil {
 		t.Fatal(err)
 	}
-	want := Outcome{Usage: weir.Usage{Input: 8}, Known: true, Model: "m", Complete: true, Stopped: true}
+	want := Outcome{Usage: weir.Usage{Input: 8}, Known: true, Model: "m", Version: "m", Complete: true, Stopped: true}
 	if got := a.Outcome(); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}

@@ -37,7 +37,7 @@ func passesAs(t *testing.T, g golden, upstream string, end error, want Outcome) 
 func TestJSONUnderTheTypeOfAStreamIsAWholeAnswer(t *testing.T) {
 	const chat = `{"model":"m","choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}`
 	pretty := strings.NewReplacer(",", ",\n  ", "{", "{\n  ").Replace(chat)
-	answered := Outcome{Usage: weir.Usage{Input: 1, Output: 2}, Known: true, Model: "m", Finish: "stop", Complete: true, Stopped: true}
+	answered := Outcome{Usage: weir.Usage{Input: 1, Output: 2}, Known: true, Model: "m", Version: "m", Finish: "stop", Complete: true, Stopped: true}
 	for _, c := range []struct {
 		name, form, body string
 		end              error
@@ -57,8 +57,8 @@ func TestJSONUnderTheTypeOfAStreamIsAWholeAnswer(t *testing.T) {
 		{"half an answer", "chat", chat[:30], io.EOF, broken(chat[:30])},
 		{"half an answer in several lines", "chat", pretty[:30], io.EOF, broken(pretty[:30])},
 		{"an answer that breaks off", "chat", chat[:30], io.ErrUnexpectedEOF, broken(chat[:30])},
-		{"nearly all of it", "chat", chat[:len(chat)-1], io.ErrUnexpectedEOF, Outcome{Usage: answered.Usage, Known: true, Model: "m", Finish: "stop"}},
-		{"two values", "chat", chat + chat, io.EOF, Outcome{Usage: answered.Usage, Known: true, Model: "m", Finish: "stop"}},
+		{"nearly all of it", "chat", chat[:len(chat)-1], io.ErrUnexpectedEOF, Outcome{Usage: answered.Usage, Known: true, Model: "m", Version: "m", Finish: "stop"}},
+		{"two values", "chat", chat + chat, io.EOF, Outcome{Usage: answered.Usage, Known: true, Model: "m", Version: "m", Finish: "stop"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := golden{Status: 200, Type: "text/event-stream", Stream: true, Injected: true}.of(c.form)
@@ -77,7 +77,7 @@ func TestAStreamIsNoJSONForABraceInIt(t *testing.T) {
 
 func TestOllamasAnswerInSeveralLinesIsWhole(t *testing.T) {
 	const pretty = "{\n  \"model\": \"m\",\n  \"done\": true,\n  \"done_reason\": \"stop\",\n  \"prompt_eval_count\": 3,\n  \"eval_count\": 4\n}\n"
-	whole := Outcome{Usage: weir.Usage{Input: 3, Output: 4}, Known: true, Model: "m", Finish: "stop", Complete: true, Stopped: true}
+	whole := Outcome{Usage: weir.Usage{Input: 3, Output: 4}, Known: true, Model: "m", Version: "m", Finish: "stop", Complete: true, Stopped: true}
 	for _, media := range []string{"application/json", "application/x-ndjson", "text/plain"} {
 		g := golden{Status: 200, Type: media, Stream: true}.of("ollama-chat")
 		passesAs(t, g, pretty, io.EOF, whole)
@@ -176,8 +176,8 @@ func TestHowAStreamOfResponsesMayEnd(t *testing.T) {
 	of := func(kind, status string) string { return strings.NewReplacer("%", kind, "$", status).Replace(event) }
 	const done = "data: [DONE]\n\n"
 	used := weir.Usage{Input: 3, Output: 4}
-	completed := Outcome{Usage: used, Known: true, Model: "m", Finish: "completed", Complete: true, Stopped: true}
-	incomplete := Outcome{Usage: used, Known: true, Model: "m", Finish: "incomplete", Complete: true}
+	completed := Outcome{Usage: used, Known: true, Model: "m", Version: "m", Finish: "completed", Complete: true, Stopped: true}
+	incomplete := Outcome{Usage: used, Known: true, Model: "m", Version: "m", Finish: "incomplete", Complete: true}
 	cut := func(o Outcome) Outcome {
 		o.Complete, o.Stopped = false, false
 		return o
@@ -193,15 +193,15 @@ func TestHowAStreamOfResponsesMayEnd(t *testing.T) {
 		{"done, and the mark", of("response.done", "completed") + done, false, completed},
 		{"completed and done", of("response.completed", "completed") + of("response.done", "completed"), false, completed},
 		{"done, but incomplete", of("response.done", "incomplete"), false, incomplete},
-		{"done, but cancelled", of("response.done", "cancelled"), false, Outcome{Usage: used, Known: true, Model: "m", Finish: "cancelled", Complete: true}},
-		{"done, but failed", of("response.done", "failed"), false, Outcome{Usage: used, Known: true, Model: "m", Finish: "failed", Err: "c: down"}},
-		{"done, but going on", of("response.done", "in_progress"), true, Outcome{Model: "m"}},
+		{"done, but cancelled", of("response.done", "cancelled"), false, Outcome{Usage: used, Known: true, Model: "m", Version: "m", Finish: "cancelled", Complete: true}},
+		{"done, but failed", of("response.done", "failed"), false, Outcome{Usage: used, Known: true, Model: "m", Version: "m", Finish: "failed", Err: "c: down"}},
+		{"done, but going on", of("response.done", "in_progress"), true, Outcome{Model: "m", Version: "m"}},
 		{"done, without a response", `data: {"type":"response.done"}` + "\n\n", true, Outcome{}},
 		{"the mark behind a status", of("response.update", "completed") + done, false, completed},
 		{"the mark behind another status", of("response.update", "incomplete") + done, false, incomplete},
 		{"a status without the mark", of("response.update", "completed"), true, cut(completed)},
 		{"the mark alone", done, true, Outcome{}},
-		{"the mark behind no status", of("response.created", "in_progress") + done, true, Outcome{Model: "m"}},
+		{"the mark behind no status", of("response.created", "in_progress") + done, true, Outcome{Model: "m", Version: "m"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := golden{Status: 200, Type: "text/event-stream", Stream: true}.of("response")
@@ -236,7 +236,7 @@ func TestATextThatTritonCallsGeneratedEndsNothing(t *testing.T) {
 // broken is half an answer of model m: what came of it is what it cost.
 func broken(text string) Outcome {
 	letters := len(strings.Join(strings.Fields(text), ""))
-	return Outcome{Usage: weir.Usage{Output: int64(letters+3) / 4}, Known: true, Estimated: true, Model: "m"}
+	return Outcome{Usage: weir.Usage{Output: int64(letters+3) / 4}, Known: true, Estimated: true, Model: "m", Version: "m"}
 }
 
 // withoutUsage leaves out what an answer without usage is estimated at.

@@ -12,7 +12,7 @@ func Anthropic() *Dialect {
 func messageEndpoints(suffix string) []*endpoint {
 	return []*endpoint{
 		{name: "messages/count_tokens", api: apiAnthropic, match: notThreads(suffix + "/count_tokens"), request: modelRequest(), answers: countAnswers()},
-		{name: "messages", api: apiAnthropic, match: notThreads(suffix), request: messageRequest(), answers: messageAnswers()},
+		{name: "messages", api: apiAnthropic, match: notThreads(suffix), request: messageRequest(), answers: messageAnswers(), forms: messageForms()},
 	}
 }
 
@@ -34,6 +34,7 @@ func messageRequest() *requestForm {
 		pointers: [roles][]string{
 			roleModel:       {"/model"},
 			roleStream:      {"/stream"},
+			roleOptions:     {"/stream_options"}, // not the API's
 			roleTemperature: {"/temperature"},
 			roleCap:         outputCaps(),
 			roleText:        {"/system", "/messages", "/tools"},

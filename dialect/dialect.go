@@ -71,6 +71,7 @@ type endpoint struct {
 	request *requestForm // nil: the body is not read
 	answers *answerForm  // nil: the answer is not read
 	batch   *batchForm   // nil: requests are not put together
+	forms   *formWays    // nil: there is one form, or none is made of another
 }
 
 // find returns the endpoint of a path, nil if none is known. One slash at the end

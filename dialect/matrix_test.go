@@ -66,17 +66,18 @@ func TestMatrix(t *testing.T) {
 			}, " | "))
 		}
 	}
-	checkTable(t, table.String())
+	checkTable(t, "matrix", table.String())
 	if files, err := filepath.Glob("testdata/matrix/*/*.json"); err != nil || len(files) != rows {
 		t.Errorf("%d examples in testdata/matrix for %d endpoints, %v", len(files), rows, err)
 	}
 }
 
-// checkTable compares the table with that in the documentation, which -update
-// writes.
-func checkTable(t *testing.T, table string) {
+// checkTable compares the table with that of the name in the documentation, which
+// -update writes.
+func checkTable(t *testing.T, name, table string) {
 	t.Helper()
-	const file, begin, end = "../docs/dialects.md", "<!-- matrix -->\n", "<!-- end of matrix -->\n"
+	const file = "../docs/dialects.md"
+	begin, end := "<!-- "+name+" -->\n", "<!-- end of "+name+" -->\n"
 	page, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +96,7 @@ func checkTable(t *testing.T, table string) {
 		}
 		return
 	}
-	t.Errorf("%s has\n%s\nbut the code does\n%s\nif that is right: go test ./dialect -run TestMatrix -update", file, there, table)
+	t.Errorf("%s has\n%s\nbut the code does\n%s\nif that is right: go test ./dialect -run %s -update", file, there, table, t.Name())
 }
 
 func readExample(t *testing.T, d *dialect.Dialect, endpoint string) example {

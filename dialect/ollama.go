@@ -4,8 +4,8 @@ package dialect
 // Anthropic's below /v1/. What changes the server's models or its account Manages.
 func Ollama() *Dialect {
 	own := []*endpoint{
-		{name: "api/generate", match: endsIn("/api/generate"), request: ollamaRequest("/prompt", "/suffix", "/system", "/images", "/context"), answers: ollamaGenerateAnswers()},
-		{name: "api/chat", match: endsIn("/api/chat"), request: ollamaRequest("/messages", "/tools"), answers: ollamaChatAnswers()},
+		{name: "api/generate", match: endsIn("/api/generate"), request: ollamaRequest("/prompt", "/suffix", "/system", "/images", "/context"), answers: ollamaGenerateAnswers(), forms: ollamaForms(generateText)},
+		{name: "api/chat", match: endsIn("/api/chat"), request: ollamaRequest("/messages", "/tools"), answers: ollamaChatAnswers(), forms: ollamaForms(chatText)},
 		{name: "api/embed", match: endsIn("/api/embed"), request: embeddingRequest(), answers: ollamaEmbedAnswers(), batch: ollamaEmbedBatch()},
 		{name: "api/embeddings", match: endsIn("/api/embeddings"), request: ollamaPromptRequest(), answers: ollamaEmbedAnswers()},
 	}
@@ -32,6 +32,7 @@ func ollamaRequest(texts ...string) *requestForm {
 		pointers: [roles][]string{
 			roleModel:       {"/model"},
 			roleStream:      {"/stream"},
+			roleOptions:     {"/stream_options"}, // not the API's
 			roleTemperature: {"/options/temperature"},
 			roleSeed:        {"/options/seed"},
 			roleCap:         outputCaps(),

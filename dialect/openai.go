@@ -56,8 +56,8 @@ func openAIChanges() []*endpoint {
 // openAIEndpoints are those of OpenAI's API and of the servers that extend it.
 // The first that matches counts: /chat/completions ends in /completions.
 func openAIEndpoints() []*endpoint {
-	chat := &endpoint{name: "chat/completions", match: deployed("/chat/completions"), request: chatRequest(), answers: chatAnswers()}
-	completion := &endpoint{name: "completions", match: deployed("/completions"), request: completionRequest(), answers: completionAnswers()}
+	chat := &endpoint{name: "chat/completions", match: deployed("/chat/completions"), request: chatRequest(), answers: chatAnswers(), forms: chatForms()}
+	completion := &endpoint{name: "completions", match: deployed("/completions"), request: completionRequest(), answers: completionAnswers(), forms: completionForms()}
 	embedding := &endpoint{name: "embeddings", match: deployed("/embeddings"), request: embeddingRequest(), answers: embeddingAnswers(), batch: embeddingBatch()}
 	all := []*endpoint{
 		chat,
@@ -69,7 +69,7 @@ func openAIEndpoints() []*endpoint {
 			members: mustCompile("/messages", "/prompt", "/input"),
 			are:     []*endpoint{chat, completion, embedding},
 		}},
-		{name: "responses", match: deployed("/responses"), request: responseRequest(), answers: responseAnswers()},
+		{name: "responses", match: deployed("/responses"), request: responseRequest(), answers: responseAnswers(), forms: responseForms()},
 		{name: "embed", match: deployed("/v2/embed"), request: embedRequest(), answers: embeddingAnswers()},
 		{name: "moderations", match: deployed("/moderations"), request: inputRequest(), answers: embeddingAnswers()},
 		{name: "rerank", match: deployed("/rerank"), request: rerankRequest(), answers: embeddingAnswers()},
@@ -189,6 +189,7 @@ func responseRequest() *requestForm {
 		pointers: [roles][]string{
 			roleModel:       {"/model"},
 			roleStream:      {"/stream"},
+			roleOptions:     {"/stream_options"},
 			roleTemperature: {"/temperature"},
 			roleCap:         outputCaps(),
 			roleAnswers:     {"/n"},

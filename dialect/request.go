@@ -67,6 +67,9 @@ type Call struct {
 	depth    int
 	items    jsonscan.Value // the member that Items counts
 
+	formRead        bool // what follows was read
+	stream, options span // the members of FormPointers; to is 0 where there is none
+
 	usageAsked    bool // the client itself asked for the usage of its stream
 	usageInjected bool // Body asks for it
 	usage         edit // how
@@ -262,6 +265,9 @@ func (c *Call) readMembers(in found) {
 	f := in.form
 	if asked, isBool := in.one(roleStream).Bool(); f.streams != always {
 		c.Stream = asked || f.streams == unlessNot && !isBool
+	}
+	if c.endpoint.forms != nil {
+		c.formRead, c.stream, c.options = true, spanOf(in.one(roleStream)), spanOf(in.one(roleOptions))
 	}
 	c.Deterministic = in.deterministic()
 	c.Items = 1

@@ -118,6 +118,7 @@ func (f *follower) finish(err error) {
 		f.out = append(f.out, f.cut.Rest()...)
 		f.err = io.EOF
 	case err == io.EOF && f.last():
+		t.unmarked = !t.over() && f.answer.form.end == endChoices
 		t.ended = true
 		f.err = io.EOF
 	case ok:

@@ -264,20 +264,20 @@ func TestUsageOfACutStreamIsCounted(t *testing.T) {
 		name, upstream string
 		want           Outcome
 	}{
-		{"without any report", frame("one", "null") + frame("two", "null"), Outcome{Usage: weir.Usage{Input: 40, Output: 2}, Known: true, Estimated: true, Model: "m"}},
-		{"with escapes that are not counted as text", frame(`\u65e5\u672c\n\ud83d\ude00\u00e9\u0041`, "null"), Outcome{Usage: weir.Usage{Input: 40, Output: 4}, Known: true, Estimated: true, Model: "m"}},
-		{"with a report of all so far", frame("one", "null") + frame("two", `{"prompt_tokens":9,"completion_tokens":30}`), Outcome{Usage: weir.Usage{Input: 9, Output: 30}, Known: true, Model: "m"}},
-		{"with an early report", frame("one", `{"prompt_tokens":9,"completion_tokens":1}`) + frame("and two", "null"), Outcome{Usage: weir.Usage{Input: 9, Output: 3}, Known: true, Estimated: true, Model: "m"}},
-		{"with zeros in every report", frame("one", `{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}`) + frame("two", `{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}`), Outcome{Usage: weir.Usage{Input: 40, Output: 2}, Known: true, Estimated: true, Model: "m"}},
-		{"with more cached than read", frame("one", `{"prompt_tokens":9,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":10}}`), Outcome{Usage: weir.Usage{Input: 9, Cached: 9, Output: 1}, Known: true, Model: "m"}},
-		{"with a report that became less", frame("one", `{"prompt_tokens":9,"completion_tokens":5}`) + frame("two", `{"prompt_tokens":0,"completion_tokens":1}`), Outcome{Usage: weir.Usage{Input: 9, Output: 5}, Known: true, Model: "m"}},
-		{"with one report for each chunk", strings.Repeat(frame("one word", `{"prompt_tokens":9,"completion_tokens":1}`), 10), Outcome{Usage: weir.Usage{Input: 9, Output: 20}, Known: true, Estimated: true, Model: "m"}},
-		{"with one report for each of few chunks", strings.Repeat(frame("one word", `{"prompt_tokens":9,"completion_tokens":1}`), 7), Outcome{Usage: weir.Usage{Input: 9, Output: 1}, Known: true, Model: "m"}},
-		{"with half as much reported as came", strings.Repeat(frame("one word", "null"), 9) + frame("one word", `{"prompt_tokens":9,"completion_tokens":5}`), Outcome{Usage: weir.Usage{Input: 9, Output: 5}, Known: true, Model: "m"}},
-		{"with every letter a delta", strings.Repeat(frame("x", "null"), 39) + frame("x", `{"prompt_tokens":9,"completion_tokens":8}`), Outcome{Usage: weir.Usage{Input: 9, Output: 8}, Known: true, Model: "m"}},
-		{"with a report of the total alone", frame("one", "null") + frame("two", `{"total_tokens":30}`), Outcome{Usage: weir.Usage{Input: 30, Output: 2}, Known: true, Estimated: true, Model: "m"}},
-		{"before its first delta", frame("", "null"), Outcome{Model: "m"}},
-		{"with nothing but an input", frame("", `{"prompt_tokens":9}`), Outcome{Usage: weir.Usage{Input: 9}, Known: true, Model: "m"}},
+		{"without any report", frame("one", "null") + frame("two", "null"), Outcome{Usage: weir.Usage{Input: 40, Output: 2}, Known: true, Estimated: true, Model: "m", Version: "m"}},
+		{"with escapes that are not counted as text", frame(`\u65e5\u672c\n\ud83d\ude00\u00e9\u0041`, "null"), Outcome{Usage: weir.Usage{Input: 40, Output: 4}, Known: true, Estimated: true, Model: "m", Version: "m"}},
+		{"with a report of all so far", frame("one", "null") + frame("two", `{"prompt_tokens":9,"completion_tokens":30}`), Outcome{Usage: weir.Usage{Input: 9, Output: 30}, Known: true, Model: "m", Version: "m"}},
+		{"with an early report", frame("one", `{"prompt_tokens":9,"completion_tokens":1}`) + frame("and two", "null"), Outcome{Usage: weir.Usage{Input: 9, Output: 3}, Known: true, Estimated: true, Model: "m", Version: "m"}},
+		{"with zeros in every report", frame("one", `{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}`) + frame("two", `{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}`), Outcome{Usage: weir.Usage{Input: 40, Output: 2}, Known: true, Estimated: true, Model: "m", Version: "m"}},
+		{"with more cached than read", frame("one", `{"prompt_tokens":9,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":10}}`), Outcome{Usage: weir.Usage{Input: 9, Cached: 9, Output: 1}, Known: true, Model: "m", Version: "m"}},
+		{"with a report that became less", frame("one", `{"prompt_tokens":9,"completion_tokens":5}`) + frame("two", `{"prompt_tokens":0,"completion_tokens":1}`), Outcome{Usage: weir.Usage{Input: 9, Output: 5}, Known: true, Model: "m", Version: "m"}},
+		{"with one report for each chunk", strings.Repeat(frame("one word", `{"prompt_tokens":9,"completion_tokens":1}`), 10), Outcome{Usage: weir.Usage{Input: 9, Output: 20}, Known: true, Estimated: true, Model: "m", Version: "m"}},
+		{"with one report for each of few chunks", strings.Repeat(frame("one word", `{"prompt_tokens":9,"completion_tokens":1}`), 7), Outcome{Usage: weir.Usage{Input: 9, Output: 1}, Known: true, Model: "m", Version: "m"}},
+		{"with half as much reported as came", strings.Repeat(frame("one word", "null"), 9) + frame("one word", `{"prompt_tokens":9,"completion_tokens":5}`), Outcome{Usage: weir.Usage{Input: 9, Output: 5}, Known: true, Model: "m", Version: "m"}},
+		{"with every letter a delta", strings.Repeat(frame("x", "null"), 39) + frame("x", `{"prompt_tokens":9,"completion_tokens":8}`), Outcome{Usage: weir.Usage{Input: 9, Output: 8}, Known: true, Model: "m", Version: "m"}},
+		{"with a report of the total alone", frame("one", "null") + frame("two", `{"total_tokens":30}`), Outcome{Usage: weir.Usage{Input: 30, Output: 2}, Known: true, Estimated: true, Model: "m", Version: "m"}},
+		{"before its first delta", frame("", "null"), Outcome{Model: "m", Version: "m"}},
+		{"with nothing but an input", frame("", `{"prompt_tokens":9}`), Outcome{Usage: weir.Usage{Input: 9}, Known: true, Model: "m", Version: "m"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := chatStream()
@@ -351,7 +351,7 @@ func TestTheOutcomeIsKnownSoFar(t *testing.T) {
 		if _, err := body.Read(p); err != nil {
 			t.Fatal(err)
 		}
-		want := Outcome{Usage: weir.Usage{Input: 40, Output: n + 1}, Known: true, Estimated: true, Model: "m"}
+		want := Outcome{Usage: weir.Usage{Input: 40, Output: n + 1}, Known: true, Estimated: true, Model: "m", Version: "m"}
 		if got := a.Outcome(); got != want {
 			t.Errorf("after %d events: %+v, want %+v", n+1, got, want)
 		}

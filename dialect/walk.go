@@ -27,6 +27,9 @@ func member(raw []byte, name string) (value span, plain bool) {
 // span is a part of a body.
 type span struct{ from, to int }
 
+// spanOf is where in a body a value stands.
+func spanOf(v jsonscan.Value) span { return span{v.Offset(), v.Offset() + len(v.Raw())} }
+
 // edit puts text in the place of length bytes of a body.
 type edit struct {
 	at, length int

@@ -16,10 +16,48 @@ import (
 	"github.com/inferweir/weir/telemetry"
 )
 
-// ask sends the request upstream.
+// fetch gets the answer from the upstream and passes it on.
+func (x *exchange) fetch() error {
+	if err := x.reserve(); err != nil { // 429, 503
+		return err
+	}
+	resp, err := x.ask() // 502, 503, 504
+	if err != nil {
+		return err
+	}
+	if resp == nil { // what is stored is as good, or better than nothing
+		x.serveStored()
+		return nil
+	}
+	x.relay(resp)
+	return nil
+}
+
+// ask sends the request upstream. Without an answer and without an error, the one
+// that is stored is to be given.
 func (x *exchange) ask() (*http.Response, error) {
+	for {
+		resp, err := x.send()
+		switch x.look.Replace(x.look.Context(x.r.Context()), resp, err) {
+		case cache.AskAgain:
+			continue
+		case cache.Replaced:
+			if err != nil {
+				x.err = err
+				x.giveBack() // what brought no answer costs nothing
+			}
+			return nil, nil
+		}
+		if p, ok := errors.AsType[*weir.Problem](err); ok {
+			x.look.Fail(p)
+		}
+		return resp, err
+	}
+}
+
+func (x *exchange) send() (*http.Response, error) {
 	out := x.r.WithContext(x.r.Context())
-	if x.keyed || x.call.Endpoint != "" {
+	if x.look.Keyed() || x.call.Endpoint != "" {
 		out.Header = x.r.Header.Clone() // the request's own are still needed
 	}
 	body := x.body
@@ -30,18 +68,22 @@ func (x *exchange) ask() (*http.Response, error) {
 			dropDigests(out.Header)
 		}
 	}
-	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	if x.keyed {
-		cache.StripConditions(out.Header)
-	}
+	out.ContentLength = int64(len(body))
+	// Again where a connection turns out to be closed before any of it was written.
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	out.Body = io.NopCloser(bytes.NewReader(body))
+	x.look.Prepare(out.Header)
 	begin := time.Now()
 	x.called = true
-	resp, err := x.chosen.upstream.pool.Do(x.flight.Context(x.r.Context()), out)
+	ctx := x.look.Context(x.r.Context())
+	if x.r.ProtoAtLeast(1, 1) && !x.refreshing {
+		hints := &interim{w: x.w}
+		defer hints.end()
+		ctx = hints.watch(ctx)
+	}
+	resp, err := x.chosen.upstream.pool.Do(ctx, out)
 	x.timings.Add(telemetry.PhaseUpstream, time.Since(begin))
 	if err != nil {
-		if p, ok := errors.AsType[*weir.Problem](err); ok {
-			x.flight.Fail(p)
-		}
 		return nil, err
 	}
 	if u := resp.Request.URL; u != nil {
@@ -71,13 +113,14 @@ func (x *exchange) relay(resp *http.Response) {
 		resp.Body = x.answer.Body(resp.Body)
 	}
 	var ahead int64
-	if x.keyed && x.r.Method != http.MethodHead {
-		ask := cache.Ask{Key: x.key, Flight: x.flight, Wishes: x.wishes, Now: x.started, Complete: x.storable}
-		ask.Stream = x.answer != nil && x.answer.Streams()
-		recording := x.chosen.cache.Record(x.r.Context(), ask, resp)
-		x.cacheStatus = recording.CacheStatus(x.wishes)
+	if x.look != nil {
+		keep := cache.Keep{Failed: x.told}
+		if x.answer != nil {
+			keep.Stream, keep.Judge = x.answer.Streams(), x.judgement
+		}
+		recording := x.look.Record(x.r.Context(), resp, keep)
 		ahead = recording.ReadAhead()
-		resp.Body = recording.Body(resp.Body, func(err error) error { return brokeOff(x.chosen.upstream.name, err) })
+		resp.Body = recording.Body(resp.Body)
 	}
 	resp.Body = &toldBody{resp.Body, x}
 	x.readsAhead = ahead > 0
@@ -111,20 +154,16 @@ type toldBody struct {
 // Read implements io.Reader.
 func (b *toldBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if cut, ok := errors.AsType[*dialect.CutError](err); ok {
-		b.exchange.err, err = cut, io.EOF
+	if isCut(err) {
+		b.exchange.err, err = err, io.EOF
 	}
 	return n, err
 }
 
-// storable reports whether the answer, now that it is at its end, may be given to
-// others later: a 2xx is whole, says no error, and the model ended it by itself.
-func (x *exchange) storable() bool {
-	if x.answer == nil || x.w.status/100 != 2 {
-		return true
-	}
-	o := x.answer.Outcome()
-	return o.Complete && o.Stopped && o.Err == ""
+// isCut reports whether err ended a stream that has told its reader of it.
+func isCut(err error) bool {
+	_, ok := errors.AsType[*dialect.CutError](err)
+	return ok
 }
 
 // brokeOff is what the followers of a request get whose answer broke off.
@@ -179,7 +218,7 @@ func (x *exchange) finish() {
 	}
 	x.learn(used)
 	x.settle(used)
-	x.setup.bodies.release(x.body)
+	x.noteStore()
 	took := time.Since(x.started)
 	status := x.w.status
 	if status == 0 {
@@ -189,12 +228,15 @@ func (x *exchange) finish() {
 	if x.chosen != nil {
 		name = x.chosen.name
 	}
-	if !x.counted {
-		m.RequestStarted(name)
-	}
-	m.RequestDone(name, x.r.Method, status, took)
-	if x.cacheResult != "" {
-		m.Cache(name, x.cacheResult)
+	if !x.refreshing { // which is no request of anybody's
+		x.setup.bodies.release(x.body)
+		if !x.counted {
+			m.RequestStarted(name)
+		}
+		m.RequestDone(name, x.r.Method, status, took)
+		if x.look != nil {
+			m.Cache(name, x.look.Result())
+		}
 	}
 	e := telemetry.Entry{
 		Time:         x.started,
@@ -213,11 +255,17 @@ func (x *exchange) finish() {
 		QueueTime:    x.timings.Get(telemetry.PhaseQueue),
 		UpstreamTime: x.timings.Get(telemetry.PhaseUpstream),
 		CacheTime:    x.timings.Get(telemetry.PhaseCache),
-		Cache:        x.cacheStatus,
+		Refresh:      x.refreshing,
 		Policy:       x.policy,
 		Shadow:       x.shadow,
 		Store:        x.storeMode,
 		UserAgent:    x.r.UserAgent(),
+	}
+	if x.look != nil {
+		e.Cache = x.look.Status()
+	}
+	if x.look.Keyed() {
+		e.CacheKey = x.look.Key().String()
 	}
 	if x.called {
 		e.Upstream, e.Target = x.chosen.upstream.name, x.target

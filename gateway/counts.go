@@ -95,6 +95,12 @@ func (n *counts) fellBack(error) { n.fallbacks.Add(1) }
 // connection is the first to know.
 func (n *counts) observe(e redisstore.Event) {
 	n.calls[e.Op].Add(1)
+	if e.Op.OfCache() { // which has a connection of its own
+		if e.Failure != redisstore.None {
+			n.failures[e.Failure].Add(1)
+		}
+		return
+	}
 	if e.Failure == redisstore.None {
 		if n.away.CompareAndSwap(true, false) {
 			n.log.Info("the shared store answers again")

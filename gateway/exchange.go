@@ -46,13 +46,9 @@ type exchange struct {
 	slot      string           // the ID that holds slots
 	expected  *[2]amounts      // what the request will use: known, and guessed
 
-	key         cache.Key
-	keyed       bool // key is one
-	wishes      cache.Wishes
-	flight      *cache.Flight
-	stored      *cache.Entry // the answer, where the cache had it
-	cacheStatus string
-	cacheResult string
+	look       *cache.Lookup // nil: the route has no cache
+	stored     *cache.Entry  // the answer, where the cache had it
+	refreshing bool          // a stale answer, in the background
 
 	called     bool            // the upstream
 	unobtained bool            // its answer

@@ -37,6 +37,7 @@ type Gateway struct {
 	options Options
 	setup   atomic.Pointer[setup] // what new requests start with
 	counts  *counts
+	answers *answers
 	slots   slotIDs
 	sizes   sizes
 	metrics *telemetry.Metrics
@@ -70,9 +71,12 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 	if g.counts, err = newCounts(c, o, g.log.Logger()); err != nil {
 		return nil, err
 	}
+	if g.answers, err = newAnswers(c, o, g.counts.redis, g.log.Logger()); err != nil {
+		return nil, errors.Join(err, g.counts.close(context.Background()))
+	}
 	s, err := g.build(c)
 	if err != nil {
-		return nil, errors.Join(err, g.counts.close(context.Background()))
+		return nil, errors.Join(err, g.answers.close(context.Background()), g.counts.close(context.Background()))
 	}
 	g.setup.Store(s)
 	if err := g.export(); err != nil {
@@ -86,6 +90,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 func (g *Gateway) export() error {
 	return errors.Join(
 		g.counts.export(g.metrics),
+		g.answers.export(g.metrics),
 		g.metrics.CounterFunc("weir_telemetry_log_lines_dropped_total", "Log lines that the writer was too slow for.",
 			func() float64 { return float64(g.log.Dropped()) }),
 		g.metrics.CounterFunc("weir_auth_unknown_plans_total", "Requests whose token names a plan that is not there; they have the plan default.",
@@ -113,16 +118,22 @@ func (g *Gateway) Ready() http.Handler { return g.health.Ready() }
 // nothing new. Requests are served as before.
 func (g *Gateway) Drain() { g.health.SetNotReady("shutting down") }
 
-// Close writes what the log still holds, for as long as ctx allows, and closes
-// idle connections, those to the shared store among them.
+// Close ends what runs in the background, writes what the caches and the log still
+// hold, for as long as ctx allows, and closes idle connections, those to the shared
+// store among them.
 func (g *Gateway) Close(ctx context.Context) error {
 	s := g.setup.Load()
+	for _, r := range s.routes {
+		if r.cache != nil {
+			r.cache.Close()
+		}
+	}
 	for _, u := range s.upstreams {
 		if u.pool != nil {
 			u.pool.Close()
 		}
 	}
-	return errors.Join(s.callers.Close(), g.counts.close(ctx), g.log.Flush(ctx))
+	return errors.Join(s.callers.Close(), g.answers.close(ctx), g.counts.close(ctx), g.log.Flush(ctx))
 }
 
 // Server makes the server for the configuration's listen address, with the

@@ -726,9 +726,9 @@ func TestMetricsAndLog(t *testing.T) {
 		`weir_upstream_requests_total{result="ok",upstream="u"}`:                                 "5",
 		`weir_upstream_requests_in_flight{upstream="u"}`:                                         "0",
 		`weir_gateway_requests_in_flight{route="all"}`:                                           "0",
-		`weir_cache_entries`:                "5",
-		`weir_gateway_body_bytes`:           "0",
-		`weir_ratelimit_keys_evicted_total`: "0",
+		`weir_cache_entries{tier="memory"}`:                                                      "5",
+		`weir_gateway_body_bytes`:                                                                "0",
+		`weir_ratelimit_keys_evicted_total`:                                                      "0",
 	} {
 		if got := w.metric(name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)

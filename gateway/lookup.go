@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net/http"
 	"time"
 
@@ -15,65 +16,131 @@ func (x *exchange) lookUp() (answered bool, err error) {
 		return false, nil
 	}
 	begin := time.Now()
-	x.wishes = cache.ReadWishes(x.r.Header)
-	x.key, err = c.Key(x.r, x.body, x.caller)
-	if err != nil || x.wishes.NoStore || x.samples() {
-		x.setCache(cache.StatusBypass, telemetry.ResultBypass)
-		if x.wishes.OnlyIfCached {
-			return false, cache.ErrOnlyIfCached()
-		}
-		return false, nil
+	request := cache.Request{
+		HTTP:    x.r,
+		Body:    x.body,
+		Caller:  x.caller,
+		Model:   x.chosen.upstream.dialect.Canonical(x.call.Model),
+		Form:    x.call.Form(),
+		Samples: x.samples(),
 	}
-	x.keyed = true
-	x.setCache(cache.StatusMiss, telemetry.ResultMiss)
-	entry, err := c.Get(x.r.Context(), x.key, x.wishes, begin)
+	x.look, err = c.LookUp(x.r.Context(), request, begin)
+	if x.look.Entry == nil && x.convert() {
+		err = nil
+	}
 	x.timings.Add(telemetry.PhaseCache, time.Since(begin))
-	if err != nil {
-		x.gateway.Logger().Warn("the cache did not answer", "request_id", x.id, "error", err.Error())
+	if err != nil || x.look.Entry == nil {
+		return false, err
 	}
-	if entry == nil {
-		if x.wishes.OnlyIfCached {
-			return false, cache.ErrOnlyIfCached()
-		}
-		return false, nil
+	if x.look.Refresh {
+		x.refresh()
 	}
-	x.setCache(cache.HitStatus(entry, begin), telemetry.ResultHit)
-	x.stored = entry
-	x.peek()
-	cache.ServeHit(x.w, x.r, entry, begin)
+	x.serveStored()
 	return true, nil
 }
 
 // samples reports whether the same request may rightly have another answer each
 // time, and the route keeps only those that have not.
 func (x *exchange) samples() bool {
-	return x.chosen.config.Cache.Only != "all" && !x.call.Deterministic
+	c := x.chosen.config.Cache
+	return c.Mode != cacheHTTP && c.Only != "all" && !x.call.Deterministic
 }
 
-func (x *exchange) setCache(status, result string) { x.cacheStatus, x.cacheResult = status, result }
+// convert makes the answer of one to the same request in another form: a stream of
+// one that came whole, and the other way round, where that loses nothing.
+func (x *exchange) convert() bool {
+	for _, form := range x.call.OtherForms() {
+		e := x.look.Alternative(x.r.Context(), form)
+		if e == nil || e.Status != http.StatusOK || len(e.Header["Content-Encoding"]) > 0 {
+			continue
+		}
+		if body, kind, ok := x.call.Convert(form, e.Header.Get("Content-Type"), e.Body); ok {
+			x.look.Convert(e, kind, body, x.call.Stream)
+			return true
+		}
+	}
+	return false
+}
+
+// serveStored sends what the cache has.
+func (x *exchange) serveStored() {
+	x.stored = x.look.Entry
+	x.peek()
+	if err := x.look.Serve(x.w, x.r); err != nil {
+		x.err = err
+		// The client must not take what it has for the whole answer.
+		panic(http.ErrAbortHandler)
+	}
+}
 
 // join waits for an identical request that is running, and answers with its
 // answer, which costs nothing. Otherwise others may wait for this one.
 func (x *exchange) join() (answered bool, err error) {
-	// A HEAD has no body to keep, or to wait for.
-	if !x.keyed || x.r.Method == http.MethodHead {
-		return false, nil
-	}
-	flight := x.chosen.cache.Join(x.r.Context(), x.key, x.wishes, time.Now())
-	if flight.Leads() {
-		x.flight = flight
-		return false, nil
-	}
-	defer flight.Leave()
 	begin := time.Now()
-	entry, err := flight.Wait(x.r.Context())
+	answered, err = x.look.Join(x.r.Context())
 	x.timings.Add(telemetry.PhaseCache, time.Since(begin))
-	if entry == nil { // an error, or an answer that is not for us
-		return false, err
+	if answered && err == nil {
+		x.serveStored()
 	}
-	x.setCache(cache.StatusCollapsed, telemetry.ResultCollapsed)
-	x.stored = entry
-	x.peek()
-	cache.ServeCollapsed(x.w, x.r, entry)
-	return true, nil
+	return answered, err
+}
+
+// refresh makes a stale answer anew in the background, at the expense of whoever
+// was given it: a refresh that his quota does not allow is left to another.
+func (x *exchange) refresh() {
+	look := x.look.Refreshing()
+	if look == nil {
+		return
+	}
+	y := &exchange{
+		gateway: x.gateway, setup: x.setup, id: x.id, started: time.Now(), refreshing: true,
+		chosen: x.chosen, caller: x.caller, plan: x.plan, exempt: x.exempt,
+		body: x.body, bodyRead: true, look: look,
+	}
+	y.r = x.r.Clone(look.Context(x.r.Context()))
+	y.r.Body = http.NoBody
+	y.w = &response{ResponseWriter: nobody{http.Header{}}, exchange: y}
+	y.read(x.chosen)
+	go func() { // Refreshing counts it, and the cache waits for it
+		defer look.Leave()
+		defer func() {
+			// What it breaks off with is nobody's: the stale answer stays. All else
+			// was logged on its way here.
+			_ = recover()
+		}()
+		x.gateway.serve(y, y.fetch)
+	}()
+}
+
+// nobody takes an answer that has no client.
+type nobody struct{ header http.Header }
+
+func (n nobody) Header() http.Header         { return n.header }
+func (n nobody) WriteHeader(int)             {}
+func (n nobody) Write(p []byte) (int, error) { return len(p), nil }
+
+// noteStore tells of a store that does not answer, not for each request.
+func (x *exchange) noteStore() {
+	if x.look == nil || x.look.Err == nil {
+		return
+	}
+	x.gateway.answers.failed(x.look.Err)
+}
+
+// judgement is what the answer says of itself, now that it is at its end: a 2xx is
+// whole, says no error, and the model ended it by itself.
+func (x *exchange) judgement() cache.Judgement {
+	o := x.answer.Outcome()
+	good := x.w.status/100 != 2 || o.Complete && o.Stopped && !o.Unmarked && o.Err == ""
+	return cache.Judgement{Complete: good, Version: o.Version}
+}
+
+// told gives the followers of a request that broke off the error for them. Those
+// who read a stream along have been told in it, as its client was.
+func (x *exchange) told(err error) error {
+	p := brokeOff(x.chosen.upstream.name, err)
+	if isCut(err) {
+		return fmt.Errorf("%w: %w", cache.ErrTold, p)
+	}
+	return p
 }

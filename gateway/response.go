@@ -97,12 +97,7 @@ func (x *exchange) setFields(h http.Header) {
 	if x.chosen.config.LegacyHeaders {
 		ratelimit.SetLegacyFields(h, x.takes)
 	}
-	if x.cacheStatus != "" {
-		own := []string{x.cacheStatus}
-		if x.relaying { // RFC 9211: the cache nearest to the origin comes first
-			own = append(h["Cache-Status"], own...)
-		}
-		h["Cache-Status"] = own
-		x.chosen.cache.Privatize(h)
+	if x.look != nil {
+		x.look.SetFields(h, x.relaying)
 	}
 }

@@ -23,17 +23,9 @@ func (x *exchange) route() error {
 	if answered, err := x.lookUp(); answered || err != nil { // 504 for only-if-cached
 		return err
 	}
+	defer x.look.Leave()
 	if answered, err := x.join(); answered || err != nil {
 		return err
 	}
-	defer x.flight.Leave()
-	if err := x.reserve(); err != nil { // 429, 503
-		return err
-	}
-	resp, err := x.ask() // 502, 503, 504
-	if err != nil {
-		return err
-	}
-	x.relay(resp)
-	return nil
+	return x.fetch() // 429, 502, 503, 504
 }

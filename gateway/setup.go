@@ -103,10 +103,9 @@ func (g *Gateway) build(c *config.Config) (*setup, error) {
 		add(s.buildUpstream(name, u, g.options, g.metrics))
 		s.answerTimeout = max(s.answerTimeout, u.Timeouts.Total+time.Minute)
 	}
-	answers := cache.NewMemoryStore(int64(c.Cache.Memory.MaxBytes))
 	for _, r := range c.Routes {
 		s.bodies.max = max(s.bodies.max, 2*int64(r.MaxBody))
-		add(s.buildRoute(r, answers))
+		add(s.buildRoute(r, g.answers))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -116,7 +115,7 @@ func (g *Gateway) build(c *config.Config) (*setup, error) {
 		// A plain body is read only where something depends on it: it may be long.
 		r.reads = needsModel || r.cache != nil || r.upstream.dialect.Name() != s.plain.Name()
 	}
-	return s, s.exportGauges(g.metrics, answers)
+	return s, s.exportGauges(g.metrics)
 }
 
 func (s *setup) buildCallers(c *config.Config) error {
@@ -226,7 +225,7 @@ func result(r string) string {
 	return r
 }
 
-func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
+func (s *setup) buildRoute(c config.Route, answers *answers) error {
 	path, prefix := strings.CutSuffix(c.Match.Path, "*")
 	r := &route{
 		name:     c.Name,
@@ -254,19 +253,8 @@ func (s *setup) buildRoute(c config.Route, answers cache.Store) error {
 	if n := s.mostPolicies() + len(r.policies); n > ratelimit.MaxTakes {
 		return fmt.Errorf("route %q: %d policies with those of a plan: want at most %d", c.Name, n, ratelimit.MaxTakes)
 	}
-	if c.Cache.Mode == "inference" {
-		r.cache, err = cache.New(cache.Options{
-			Store:       answers,
-			Scope:       c.Name,
-			TTL:         c.Cache.TTL,
-			NegativeTTL: orNone(s.config.Cache.NegativeTTL),
-			Share:       cache.Share(c.Cache.Share),
-			Ignore:      c.Cache.Ignore,
-			MaxEntry:    int64(c.Cache.MaxEntry),
-			Depth:       s.config.Limits.JSONDepth,
-			NoCoalesce:  !c.Cache.Coalesce,
-		})
-		if err != nil {
+	if c.Cache.Mode != cacheOff {
+		if r.cache, err = cache.New(s.cacheOptions(c, answers)); err != nil {
 			return fmt.Errorf("route %q: %w", c.Name, err)
 		}
 	}
@@ -313,12 +301,9 @@ func labels(c *config.Config) telemetry.Labels {
 	return l
 }
 
-func (s *setup) exportGauges(m *telemetry.Metrics, answers *cache.MemoryStore) error {
+func (s *setup) exportGauges(m *telemetry.Metrics) error {
 	errs := []error{
-		m.GaugeFunc("weir_cache_bytes", "Bytes that cached answers take in memory.", func() float64 { return float64(answers.Stats().Bytes) }),
-		m.GaugeFunc("weir_cache_entries", "Cached answers in memory.", func() float64 { return float64(answers.Stats().Entries) }),
 		m.GaugeFunc("weir_gateway_body_bytes", "Bytes of request bodies in memory.", func() float64 { return float64(s.bodies.held.Load()) }),
-		m.CounterFunc("weir_cache_evictions_total", "Fresh answers that made room for others.", func() float64 { return float64(answers.Stats().Evictions) }),
 	}
 	for name, u := range s.upstreams {
 		errs = append(errs, m.GaugeFunc("weir_upstream_requests_in_flight", "Requests at the upstream now.",

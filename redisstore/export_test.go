@@ -3,6 +3,7 @@ package redisstore
 import (
 	"time"
 
+	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/ratelimit"
 )
 
@@ -45,4 +46,30 @@ func (s *Store) Freeing() int {
 }
 
 // Reported says whether Redis has ever said how many instances there are.
-func (s *Store) Reported() bool { return s.link.instances.Load() > 0 }
+func (s *Store) Reported() bool { return s.peers.instances.Load() > 0 }
+
+// CacheWithLease makes a cache whose leases last so long.
+func (s *Store) CacheWithLease(o CacheOptions, lease time.Duration) *CacheStore {
+	return s.cacheWithLease(o, lease)
+}
+
+// ValueKey is where the entry of a key lies, and LeaseKey its lease.
+func (c *CacheStore) ValueKey(key cache.Key) string { return c.valueKey(key) }
+func (c *CacheStore) LeaseKey(key cache.Key) string { return c.leaseKey(key) }
+
+// Listening says whether messages arrive.
+func (c *CacheStore) Listening() bool { return c.listening.Load() }
+
+// Waiting is how many calls of Await wait.
+func (c *CacheStore) Waiting() int {
+	c.leases.mu.Lock()
+	defer c.leases.mu.Unlock()
+	return c.leases.waits
+}
+
+// PartBytes is the most that is read or written at once, MaxLabels the most labels of
+// the log.
+const (
+	PartBytes = partBytes
+	MaxLabels = maxLabels
+)

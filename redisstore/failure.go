@@ -64,7 +64,24 @@ const (
 	// OpRenew keeps slots and this instance from expiring, and finds out whether
 	// Redis is back.
 	OpRenew Op = "renew"
+	// OpCacheGet reads an entry of a cache; one that is not there is a success.
+	OpCacheGet Op = "cache-get"
+	// OpCachePut writes one.
+	OpCachePut Op = "cache-put"
+	// OpCacheDelete deletes one.
+	OpCacheDelete Op = "cache-delete"
+	// OpCacheLease asks for the lease of an entry, renews it, ends it, or waits for
+	// its end; of a wait only failures are told.
+	OpCacheLease Op = "cache-lease"
+	// OpCachePurge adds a purge to the log, or reads the log after a change.
+	OpCachePurge Op = "cache-purge"
+	// OpCacheProbe connects a cache, and finds out whether Redis is back for it.
+	OpCacheProbe Op = "cache-probe"
 )
+
+// OfCache reports whether a CacheStore did it, which has a connection and a breaker
+// of its own: it says nothing of the counts, and they nothing of it.
+func (o Op) OfCache() bool { return strings.HasPrefix(string(o), "cache-") }
 
 // An Event is the end of one operation.
 type Event struct {
@@ -123,4 +140,9 @@ func Failures() []Failure {
 }
 
 // Ops are all operations.
-func Ops() []Op { return []Op{OpTake, OpSettle, OpGrant, OpUndo, OpRenew} }
+func Ops() []Op {
+	return []Op{
+		OpTake, OpSettle, OpGrant, OpUndo, OpRenew,
+		OpCacheGet, OpCachePut, OpCacheDelete, OpCacheLease, OpCachePurge, OpCacheProbe,
+	}
+}

@@ -177,7 +177,7 @@ func (s *Store) freeSome(ctx context.Context, batch [][]int, due []entry) (some 
 	// The second half is for the answers of those masters that are there.
 	ctx, cancel := context.WithTimeout(ctx, 2*within)
 	defer cancel()
-	done, err := s.ask(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
+	done, err := ask(ctx, &s.link, func(ctx context.Context, c rueidis.Client) ([]int64, error) {
 		ctx, cancel := context.WithTimeout(ctx, within)
 		defer cancel()
 		return zrem(ctx, c, keys, ids)

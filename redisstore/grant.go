@@ -29,7 +29,7 @@ func (s *Store) Grant(ctx context.Context, grants []ratelimit.Grant, now time.Ti
 		return nil
 	}
 	began := time.Now()
-	err := s.ready()
+	err := s.link.ready()
 	if err == nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), s.options.Deadline)

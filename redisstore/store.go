@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -59,12 +58,13 @@ type Store struct {
 	freeing freeing
 	lost    chan string // keys of which Redis has fewer slots than are held here
 	link    link
+	peers   peers
+	caches  caches
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the goroutines that last
 	undo   chan []ratelimit.Take
-	closed atomic.Bool
 }
 
 // New makes a store. Redis need not be up: the store connects by itself, and until
@@ -108,8 +108,8 @@ func prepare(o Options) (*Store, error) {
 	s.scripts.renew = rueidis.NewLuaScript(libLua + renewLua)
 	s.scripts.beat = rueidis.NewLuaScript(libLua + beatLua)
 	s.freeing.wake = make(chan struct{}, 1)
-	s.link.init()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.link.init(s.ctx, &s.options, s.address)
 	return s, nil
 }
 
@@ -121,15 +121,16 @@ func (s *Store) start() {
 // Close stops renewing and closes the connections; calls fail from then on. Slots
 // that are still held run out with their lease.
 func (s *Store) Close() {
-	if s.closed.Swap(true) {
+	if s.link.closed.Swap(true) {
 		return
 	}
+	s.caches.close()
 	s.cancel()
 	s.wg.Wait()
 	if s.link.up() {
 		ctx, cancel := context.WithTimeout(context.Background(), s.options.Deadline)
-		_, _ = s.send(ctx, func(ctx context.Context, c rueidis.Client) ([]int64, error) { // else its lease ends
-			return nil, c.Do(ctx, c.B().Zrem().Key(s.instancesKey()).Member(s.instance).Build()).Error()
+		_, _ = send(ctx, &s.link, func(ctx context.Context, c rueidis.Client) (struct{}, error) { // else its lease ends
+			return struct{}{}, c.Do(ctx, c.B().Zrem().Key(s.instancesKey()).Member(s.instance).Build()).Error()
 		})
 		s.freeSlots(ctx, true)
 		cancel()
@@ -159,7 +160,7 @@ func (s *Store) Take(ctx context.Context, takes []ratelimit.Take, now time.Time)
 }
 
 func (s *Store) take(ctx context.Context, takes []ratelimit.Take, now time.Time) (bool, error) {
-	if err := s.ready(); err != nil {
+	if err := s.link.ready(); err != nil {
 		return false, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.options.Deadline)
@@ -184,7 +185,7 @@ func (s *Store) Settle(ctx context.Context, takes []ratelimit.Take, now time.Tim
 	began := time.Now()
 	c := s.newCall(takes, now)
 	c.release()
-	err := s.ready()
+	err := s.link.ready()
 	if err == nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), s.options.Deadline)
@@ -246,11 +247,11 @@ func (s *Store) observe(op Op, began time.Time, err error) {
 }
 
 // Healthy reports whether Redis is there, as far as is known.
-func (s *Store) Healthy() bool { return !s.closed.Load() && s.link.up() }
+func (s *Store) Healthy() bool { return !s.link.closed.Load() && s.link.up() }
 
 // Instances is how many stores with this prefix live, with this one, as Redis last
 // said; at least 1. A smaller number is believed after it was said for a lease.
-func (s *Store) Instances() int { return max(int(s.link.instances.Load()), 1) }
+func (s *Store) Instances() int { return max(int(s.peers.instances.Load()), 1) }
 
 // Held is how many slots this store holds.
 func (s *Store) Held() int { return s.held.len() }

@@ -56,6 +56,10 @@ type Entry struct {
 	// refused the request, Shadow the first in shadow mode that would have. Store is
 	// what was done while the shared store was away: local, open or closed.
 	Cache, Policy, Shadow, Store string
+	// CacheKey names the answer in the cache, for purging it. Refresh says that the
+	// call was made in the background, in the place of a stale answer.
+	CacheKey string
+	Refresh  bool
 	// Error is the cause of a failure in full. What follows a "?" in it is
 	// replaced, because errors of net/http repeat whole URLs.
 	Error string

@@ -40,6 +40,10 @@ func appendEntry(b []byte, e *Entry, level slog.Level) []byte {
 	b = appendDuration(b, `,"queue_ms":`, e.QueueTime)
 	b = appendDuration(b, `,"cache_ms":`, e.CacheTime)
 	b = appendString(b, `,"cache":`, e.Cache)
+	b = appendString(b, `,"cache_key":`, e.CacheKey)
+	if e.Refresh {
+		b = append(b, `,"refresh":true`...)
+	}
 	b = appendString(b, `,"policy":`, e.Policy)
 	b = appendString(b, `,"shadow":`, e.Shadow)
 	b = appendString(b, `,"store":`, e.Store)

@@ -19,6 +19,7 @@ func outgoing(ctx context.Context, in *http.Request, base *url.URL) *http.Reques
 		ProtoMinor:    1,
 		Header:        in.Header.Clone(),
 		Body:          in.Body,
+		GetBody:       in.GetBody, // for a connection that closed before anything was written
 		ContentLength: in.ContentLength,
 		// The target's own name: what the client called us stands in
 		// X-Forwarded-Host.
@@ -28,7 +29,7 @@ func outgoing(ctx context.Context, in *http.Request, base *url.URL) *http.Reques
 		out.Header = http.Header{}
 	}
 	if in.ContentLength == 0 {
-		out.Body = nil
+		out.Body, out.GetBody = nil, nil
 	}
 	RemoveHopByHop(out.Header)
 	delete(out.Header, "Expect") // the server answered 100 already

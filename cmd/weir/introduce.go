@@ -23,8 +23,11 @@ func introduce(w io.Writer, s *service) {
 			methods = "any method"
 		}
 		fmt.Fprintf(&text, "  %-10s %-24s -> %s", methods, r.Match.Path, targets(s.config.Upstreams[r.Upstream]))
-		if r.Cache.Mode != "off" {
+		switch r.Cache.Mode {
+		case "inference":
 			fmt.Fprintf(&text, ", cached for %s", short(r.Cache.TTL))
+		case "http":
+			text.WriteString(", cached as its answers say")
 		}
 		text.WriteByte('\n')
 	}

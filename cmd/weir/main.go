@@ -25,6 +25,8 @@ const (
 type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Serve the configuration; without one, the built-in models on 127.0.0.1:8080."`
 	Check   checkCommand   `cmd:"" help:"Report every mistake of a configuration."`
+	Purge   purgeCommand   `cmd:"" help:"Remove answers from the cache of a running Weir."`
+	Warm    warmCommand    `cmd:"" help:"Send the requests of a file to a running Weir, so that their answers are in its cache."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 

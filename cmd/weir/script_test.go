@@ -39,12 +39,19 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = taken.Close() }) // after the scripts, which run in parallel
+	model := newEcho(t)
+	weir := serve(t, model.config())
+	admin := newFakeAdmin(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("TAKEN", taken.Addr().String())
+			e.Setenv("WEIR", weir.base)
+			e.Setenv("ADMIN", weir.admin)
+			e.Setenv("FAKE_ADMIN", admin.URL)
+			e.Setenv("WEIR_ADMIN_TOKEN", "")
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each command otherwise
 			return nil
 		},

@@ -405,6 +405,14 @@ routes:
 
   any method /predict/*               -> the built-in model
 `+health+"\n"+prediction+refused(2))
+	f("promises no hit where the model's own fields decide", `
+upstreams: {models: {targets: ["builtin:"]}}
+routes:
+  - {match: {path: /predict/*}, upstream: models, policies: [1/minute], cache: {mode: http}}
+`, "weir.yaml", `Weir serves on http://127.0.0.1:65535
+
+  any method /predict/*               -> the built-in model, cached as its answers say
+`+health+"\n"+prediction+refused(2))
 	f("of another model has nothing to paste", `
 plans: {default: {policies: [1 per 90s]}, pro: {}}
 upstreams: {llm: {targets: [http://10.0.0.1:8000, http://10.0.0.2:8000, http://10.0.0.3:8000]}, models: {targets: ["builtin:"]}}

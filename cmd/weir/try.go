@@ -22,7 +22,7 @@ func try(s *service, base string) string {
 	var text strings.Builder
 	predict := fmt.Sprintf(`curl -si %s%s -d '{"instances": ["Où est la bibliothèque ?"]}'`, base, triedPath)
 	fmt.Fprintf(&text, "\nTry it. A prediction:\n\n  %s\n", predict)
-	if r.Cache.Mode != "off" {
+	if r.Cache.Mode == "inference" {
 		fmt.Fprintf(&text, "\nThe same again, from the cache (Cache-Status: weir; hit):\n\n  %s\n", predict)
 	}
 	if n := refusedAfter(s.config, r); n <= maxTries {

@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"context"
 	"net/http"
 	"strings"
 
@@ -11,22 +12,36 @@ import (
 	"github.com/inferweir/weir/gateway"
 )
 
+// purger removes answers from the caches.
+type purger interface {
+	// Purge removes what kind and value say: a key, tag, path or caller, or all
+	// with "". It returns how many answers this process has removed. With an error
+	// other instances may have kept theirs.
+	Purge(ctx context.Context, kind, value string) (removed int, err error)
+}
+
 // Handler serves /metrics, /healthz and /readyz, which need no token, and the API
 // below /api/, which needs c.Token. Where that is "", the API answers only clients
 // on this machine that name it as such, and no web pages.
 func Handler(g *gateway.Gateway, c config.Admin) http.Handler {
+	return handler(g, g, c)
+}
+
+func handler(g *gateway.Gateway, p purger, c config.Admin) http.Handler {
 	plans := plans{g}
+	caches := caches{p, g.Logger()}
 	api := http.NewServeMux()
 	api.Handle("/api/v1/plans", methods{http.MethodGet: plans.list})
 	api.Handle("/api/v1/plans/{name}", methods{http.MethodGet: plans.show, http.MethodPatch: plans.change})
-	api.Handle("/", notFound("want /api/v1/plans or /api/v1/plans/NAME."))
+	api.Handle("/api/v1/cache/purge", methods{http.MethodPost: caches.purge})
+	api.Handle("/", notFound("want /api/v1/plans, /api/v1/plans/NAME or /api/v1/cache/purge."))
 
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", g.Metrics())
 	mux.Handle("/healthz", g.Live())
 	mux.Handle("/readyz", g.Ready())
 	mux.Handle("/api/", newGuard(g, c.Token).before(api))
-	mux.Handle("/", notFound("want /metrics, /healthz, /readyz or /api/v1/plans."))
+	mux.Handle("/", notFound("want /metrics, /healthz, /readyz, /api/v1/plans or /api/v1/cache/purge."))
 	return mux
 }
 
@@ -55,7 +70,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (m methods) notAllowed(method string) error {
 	var allowed []string
-	for _, name := range []string{http.MethodGet, http.MethodHead, http.MethodPatch} {
+	for _, name := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch} {
 		if m[name] != nil || name == http.MethodHead && m[http.MethodGet] != nil {
 			allowed = append(allowed, name)
 		}

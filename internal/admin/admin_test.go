@@ -38,6 +38,7 @@ type operators struct {
 	handler http.Handler
 	gateway *gateway.Gateway
 	log     *bytes.Buffer
+	purged  *purges
 }
 
 func open(t *testing.T, yaml, token string) *operators {
@@ -52,7 +53,20 @@ func open(t *testing.T, yaml, token string) *operators {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = g.Close(context.Background()) })
-	return &operators{t, admin.Handler(g, config.Admin{Token: token}), g, log}
+	purged := &purges{removed: 12}
+	return &operators{t, admin.HandlerWith(g, purged, config.Admin{Token: token}), g, log, purged}
+}
+
+// purges writes down what it is asked to remove.
+type purges struct {
+	asked   [][2]string
+	removed int
+	err     error
+}
+
+func (p *purges) Purge(_ context.Context, kind, value string) (int, error) {
+	p.asked = append(p.asked, [2]string{kind, value})
+	return p.removed, p.err
 }
 
 // ask sends a request from this machine, as curl would, unless fields say
@@ -60,7 +74,7 @@ func open(t *testing.T, yaml, token string) *operators {
 func (o *operators) ask(method, path, body string, fields ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	r.Host, r.RemoteAddr = "127.0.0.1:8081", "127.0.0.1:50000"
-	if method == http.MethodPatch {
+	if method == http.MethodPatch || method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/json")
 	}
 	for i := 0; i < len(fields); i += 2 {
@@ -173,7 +187,7 @@ func TestRefusedChanges(t *testing.T) {
 	const at = "/api/v1/plans/default"
 	f("names the plans where one is unknown", o.ask("PATCH", "/api/v1/plans/gold", `{"policies": []}`), 404, `There is no plan "gold": want default, pro.`)
 	f("an unknown plan is not there to look at either", o.ask("GET", "/api/v1/plans/a%2Fb", ""), 404, `There is no plan "a/b": want default, pro.`)
-	f("a path that is none", o.ask("GET", "/api/v1/plan", ""), 404, "This is the admin listener: want /api/v1/plans or /api/v1/plans/NAME.")
+	f("a path that is none", o.ask("GET", "/api/v1/plan", ""), 404, "This is the admin listener: want /api/v1/plans, /api/v1/plans/NAME or /api/v1/cache/purge.")
 	f("a form of a web page", o.ask("PATCH", at, `{"policies": []}`, "Content-Type", "text/plain"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a body of no type", o.ask("PATCH", at, `{"policies": []}`, "Content-Type", ""), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a compressed body", o.ask("PATCH", at, `{"policies": []}`, "Content-Encoding", "gzip"), 415, "Want a body that is not compressed, with Content-Type: application/json.")

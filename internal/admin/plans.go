@@ -1,22 +1,14 @@
 package admin
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"mime"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/gateway"
 )
-
-// maxBody is the most bytes of a request's body.
-const maxBody = 1 << 20
 
 // plans shows and changes what callers may use.
 type plans struct{ gateway *gateway.Gateway }
@@ -95,24 +87,6 @@ func (p plans) unknown(name string) error {
 	return problem(http.StatusNotFound, "There is no plan %.100q: want %s.", name, strings.Join(known, ", "))
 }
 
-// read reads a body of JSON. A form of another site's page cannot have its type.
-func read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || media != "application/json" || len(r.Header["Content-Encoding"]) > 0 {
-		return nil, problem(http.StatusUnsupportedMediaType, "Want a body that is not compressed, with Content-Type: application/json.")
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, problem(http.StatusRequestEntityTooLarge, "The body is too large: want at most %d bytes.", maxBody)
-	}
-	if err != nil {
-		p := problem(http.StatusBadRequest, "The body cannot be read to its end within %s.", bodyTimeout)
-		p.Err = err
-		return nil, p
-	}
-	return body, nil
-}
-
 // policiesIn reads {"policies": […]} for a plan of c, or tells everything that is
 // wrong in it.
 func policiesIn(body []byte, c *config.Config, plan string) ([]config.Policy, error) {
@@ -134,54 +108,23 @@ func policiesIn(body []byte, c *config.Config, plan string) ([]config.Policy, er
 	return policies, nil
 }
 
-const (
-	example = `for example {"policies": ["5/minute"]}`
-	// maxMistakes bounds how many strange members are named.
-	maxMistakes = 20
-)
+const example = `for example {"policies": ["5/minute"]}`
 
 // members finds the list in a body, nil where there is none, and what else is in
 // it.
 func members(body []byte) (list json.RawMessage, mistakes config.Mistakes) {
-	d := json.NewDecoder(bytes.NewReader(body))
-	if start, err := d.Token(); err != nil || start != json.Delim('{') {
-		return nil, config.Mistakes{{Want: "want a JSON object, " + example}}
+	known := func(name string) bool { return name == "policies" }
+	found, mistakes := object{known, "is no member of a plan: want policies", example}.read(body)
+	if found == nil {
+		return nil, mistakes
 	}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return nil, broken(d, err)
-		}
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return nil, broken(d, err)
-		}
-		switch name, _ := key.(string); { // what else would be an error
-		case name != "policies" && len(mistakes) < maxMistakes:
-			mistakes = append(mistakes, config.Mistake{Path: fmt.Sprintf("%.60q", name), Want: "is no member of a plan: want policies"})
-		case name != "policies":
-		case list != nil:
-			mistakes = append(mistakes, config.Mistake{Path: name, Want: "is there twice: want it once"})
-		default:
-			list = slices.Clone(value)
-		}
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, broken(d, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, config.Mistakes{{Want: "something follows the JSON object: want nothing behind it"}}
-	}
+	list, ok := found["policies"]
 	switch {
-	case list == nil:
+	case !ok:
 		mistakes = append(mistakes, config.Mistake{Path: "policies", Want: "is not there: want a list, " + example})
 	case list[0] != '[':
 		mistakes = append(mistakes, config.Mistake{Path: "policies", Want: "is no list: want one, " + example + `, or [] for no limit`})
 		list = nil
 	}
 	return list, mistakes
-}
-
-func broken(d *json.Decoder, err error) config.Mistakes {
-	return config.Mistakes{{Want: fmt.Sprintf("is no JSON after byte %d: %v: want %s", d.InputOffset(), err, example)}}
 }

@@ -1,7 +1,8 @@
 // Command summary reads what "go test -bench" prints and writes one table for
 // each group of benchmarks: for every contender the least CPU time and the fewest
-// allocations of all runs, and how many times Weir's time that is. Where a Redis
-// was asked, also the least of its CPU time and the fewest calls.
+// allocations of all runs, and how many times Weir's time that is. Where they were
+// measured, also the least CPU time of a Redis and the fewest calls of it, the most
+// requests a second, and the least that a cache was good for.
 //
 //	go test -run '^$' -bench . -benchtime 300ms -count 3 -cpu 1 | go run ./cmd/summary
 //
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -31,16 +33,36 @@ func main() {
 // maxRows bounds what is remembered of the input.
 const maxRows = 10_000
 
-// row is the best of all runs of one contender. A figure that was not printed is
-// negative.
+// column is a figure that benchmarks print.
+type column struct {
+	unit    string // behind the value
+	heading string
+	show    func(float64) string
+	most    bool // the most of all runs counts, not the least
+	always  bool // it has its place also where nobody printed it
+}
+
+// columns are those that the tables have, from left to right. The first is what is
+// compared.
+func columns() []column {
+	return []column{
+		{unit: "cpu-ns/op", heading: "CPU ns/op", show: figure, always: true},
+		{unit: "ns/op", heading: "wall ns/op", show: figure, always: true},
+		{unit: "allocs/op", heading: "allocs/op", show: figure, always: true},
+		{unit: "redis-cpu-ns/op", heading: "Redis CPU ns/op", show: figure},
+		{unit: "redis-calls/op", heading: "Redis calls/op", show: fraction},
+		{unit: "requests/s", heading: "requests/s", show: whole, most: true},
+		{unit: "hit-%", heading: "hit %", show: figure},
+		{unit: "byte-hit-%", heading: "byte hit %", show: figure},
+		{unit: "saved-%", heading: "model time saved %", show: figure},
+	}
+}
+
+// row is the best of all runs of one contender.
 type row struct {
-	contender  string
-	runs       int
-	cpu        float64 // ns for each operation
-	wall       float64 // ns for each operation
-	allocs     float64 // for each operation
-	redisCPU   float64 // ns of the server for each operation
-	redisCalls float64 // for each operation
+	contender string
+	runs      int
+	figures   []float64 // one for each column; negative where it was not printed
 }
 
 // group are the contenders of one benchmark, in the order of the input.
@@ -118,23 +140,18 @@ func parse(line string) (name string, r row, ok bool, err error) {
 	if _, err := strconv.ParseUint(fields[1], 10, 64); err != nil {
 		return "", row{}, false, nil // a benchmark's own words
 	}
-	r = row{runs: 1, cpu: -1, wall: -1, allocs: -1, redisCPU: -1, redisCalls: -1}
+	r = row{runs: 1}
+	all := columns()
+	for range all {
+		r.figures = append(r.figures, -1)
+	}
 	for i := 2; i < len(fields); i += 2 {
 		v, err := strconv.ParseFloat(fields[i], 64)
 		if err != nil {
 			return "", row{}, false, fmt.Errorf("%s: %q: want a number in front of %q", fields[0], fields[i], fields[i+1])
 		}
-		switch fields[i+1] {
-		case "cpu-ns/op":
-			r.cpu = v
-		case "ns/op":
-			r.wall = v
-		case "allocs/op":
-			r.allocs = v
-		case "redis-cpu-ns/op":
-			r.redisCPU = v
-		case "redis-calls/op":
-			r.redisCalls = v
+		if at := slices.IndexFunc(all, func(c column) bool { return c.unit == fields[i+1] }); at >= 0 {
+			r.figures[at] = v
 		}
 	}
 	return strings.TrimPrefix(fields[0], "Benchmark"), r, true, nil
@@ -143,40 +160,42 @@ func parse(line string) (name string, r row, ok bool, err error) {
 // add takes in another run.
 func (r *row) add(other row) {
 	r.runs++
-	r.cpu, r.wall, r.allocs = least(r.cpu, other.cpu), least(r.wall, other.wall), least(r.allocs, other.allocs)
-	r.redisCPU, r.redisCalls = least(r.redisCPU, other.redisCPU), least(r.redisCalls, other.redisCalls)
-}
-
-func least(a, b float64) float64 {
-	if a < 0 || b < 0 {
-		return max(a, b)
+	for i, c := range columns() {
+		if a, b := r.figures[i], other.figures[i]; c.most || a < 0 || b < 0 {
+			r.figures[i] = max(a, b)
+		} else {
+			r.figures[i] = min(a, b)
+		}
 	}
-	return min(a, b)
 }
 
 func (g *group) write(out io.Writer) error {
-	var weir *row
-	redis := false
+	var measure float64 // what the others are compared with
+	all := columns()
 	for _, r := range g.rows {
 		if r.contender == "weir" {
-			weir = r
+			measure = r.figures[0]
 		}
-		redis = redis || r.redisCalls >= 0
+		for i, v := range r.figures {
+			all[i].always = all[i].always || v >= 0
+		}
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(w, "CPU ns/op\twall ns/op\tallocs/op\t")
-	if redis {
-		fmt.Fprint(w, "Redis CPU ns/op\tRedis calls/op\t")
+	for _, c := range all {
+		if c.always {
+			fmt.Fprintf(w, "%s\t", c.heading)
+		}
 	}
 	fmt.Fprintf(w, "times weir\truns\t  %s\n", cmp.Or(g.name, "(no group)"))
 	for _, r := range g.rows {
-		ratio := "-"
-		if weir != nil && weir.cpu > 0 && r.cpu >= 0 {
-			ratio = strconv.FormatFloat(r.cpu/weir.cpu, 'f', 2, 64)
+		for i, c := range all {
+			if c.always {
+				fmt.Fprintf(w, "%s\t", c.show(r.figures[i]))
+			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t", figure(r.cpu), figure(r.wall), figure(r.allocs))
-		if redis {
-			fmt.Fprintf(w, "%s\t%s\t", figure(r.redisCPU), fraction(r.redisCalls))
+		ratio := "-"
+		if measure > 0 && r.figures[0] >= 0 {
+			ratio = strconv.FormatFloat(r.figures[0]/measure, 'f', 2, 64)
 		}
 		fmt.Fprintf(w, "%s\t%d\t  %s\n", ratio, r.runs, r.contender)
 	}
@@ -200,4 +219,12 @@ func figure(v float64) string {
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	}
 	return strconv.FormatFloat(v, 'f', 1, 64)
+}
+
+// whole shows no fractions.
+func whole(v float64) string {
+	if v < 0 {
+		return "-"
+	}
+	return strconv.FormatFloat(v, 'f', 0, 64)
 }

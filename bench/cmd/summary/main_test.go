@@ -48,6 +48,13 @@ func TestSummarize(t *testing.T) {
 				"          8           9          2             4000           1.000        1.00     2  weir\n" +
 				"          2           3          0                -               -        0.25     1  loop\n" +
 				"          4           6          0             12.5           0.002        0.50     1  leased\n", ""},
+		{"shows the most requests a second and the least that a cache was good for",
+			"BenchmarkC/weir 1 9 ns/op 8 cpu-ns/op 99.5 requests/s 50.25 hit-% 12.50 saved-%\n" +
+				"BenchmarkC/weir 1 9 ns/op 8 cpu-ns/op 70.1 requests/s 50.15 hit-% 13.00 saved-%\n" +
+				"BenchmarkC/other 1 4 ns/op 4 cpu-ns/op\n",
+			"  CPU ns/op  wall ns/op  allocs/op  requests/s  hit %  model time saved %  times weir  runs  C\n" +
+				"          8           9          -         100   50.1                12.5        1.00     2  weir\n" +
+				"          4           4          -           -      -                   -        0.50     1  other\n", ""},
 		{"passes over what is not a result", "BenchmarkX is slow today\nBenchmarkX/y 1 2 ns/op\n",
 			"  CPU ns/op  wall ns/op  allocs/op  times weir  runs  X\n          -           2          -           -     1  y\n", ""},
 		{"refuses an empty input", "PASS\n", "", "no results in the input: want what go test -bench prints"},

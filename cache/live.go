@@ -1,0 +1,143 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"sync"
+)
+
+// ErrTold is wrapped by an error of an answer that says of itself, in its last
+// bytes, that it broke off: who has read them needs no other sign.
+var ErrTold = errors.New("cache: the answer tells its reader that it broke off")
+
+// errLagged ends a reader that is too far behind the others.
+var errLagged = errors.New("cache: the reader of a running answer was too slow")
+
+// live is the body of an answer that is still coming, for any number of readers.
+// Up to limit bytes each of them reads it from its start. Of a longer one nobody
+// can join any more, what all have read is dropped, and a reader that is more than
+// limit bytes behind is cut off: he must not cost the others memory, or time.
+type live struct {
+	head  *Entry // the answer without its body
+	limit int
+
+	mu      sync.Mutex // guards all below
+	changed chan struct{}
+	data    []byte // what has come; what was written never changes
+	start   int    // how many bytes before data were dropped
+	over    bool   // longer than limit
+	ended   bool
+	err     error // why it ended; nil: it is whole
+	readers map[*liveReader]struct{}
+}
+
+func newLive(head *Entry, limit int64) *live {
+	return &live{head: head, limit: int(min(limit, math.MaxInt/2)), changed: make(chan struct{}), readers: map[*liveReader]struct{}{}}
+}
+
+// liveReader is one reader. It is for one goroutine.
+type liveReader struct {
+	live *live
+	at   int  // guarded by live.mu
+	cut  bool // guarded by live.mu
+}
+
+// reader returns a reader that begins at the start, or nil if that is gone.
+func (l *live) reader() *liveReader {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return nil
+	}
+	r := &liveReader{live: l}
+	l.readers[r] = struct{}{}
+	return r
+}
+
+// close ends r.
+func (r *liveReader) close() {
+	r.live.mu.Lock()
+	defer r.live.mu.Unlock()
+	delete(r.live.readers, r)
+}
+
+// next returns what r has not read yet, waiting until there is something. The
+// bytes must not be changed. At the end it returns io.EOF, or why there is no more.
+func (r *liveReader) next(ctx context.Context) ([]byte, error) {
+	l := r.live
+	for {
+		l.mu.Lock()
+		if r.cut {
+			l.mu.Unlock()
+			return nil, errLagged
+		}
+		unread, ended, err, changed := l.data[r.at-l.start:], l.ended, l.err, l.changed
+		r.at += len(unread)
+		l.mu.Unlock()
+		switch {
+		case len(unread) > 0:
+			return unread, nil
+		case ended && err == nil:
+			return nil, io.EOF
+		case ended:
+			return nil, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// write adds p and reports whether the answer is longer than its limit by now.
+func (l *live) write(p []byte) (over bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.start+len(l.data)+len(p) > l.limit {
+		l.over = true
+		l.makeRoomLocked(len(p))
+	}
+	l.data = append(l.data, p...)
+	l.wakeLocked()
+	return l.over
+}
+
+// makeRoomLocked drops what all have read, and those who are too far behind.
+func (l *live) makeRoomLocked(n int) {
+	end := l.start + len(l.data)
+	slowest := end
+	for r := range l.readers {
+		if end+n-r.at > l.limit {
+			r.cut = true
+			delete(l.readers, r)
+			continue
+		}
+		slowest = min(slowest, r.at)
+	}
+	if len(l.readers) == 0 {
+		l.data, l.start = nil, end
+		return
+	}
+	if drop := slowest - l.start; drop >= l.limit/4 {
+		l.data = append(make([]byte, 0, len(l.data)-drop+n), l.data[drop:]...)
+		l.start = slowest
+	}
+}
+
+// end says that no more comes, and why.
+func (l *live) end(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.ended, l.err = true, err
+		l.wakeLocked()
+	}
+}
+
+func (l *live) wakeLocked() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}

@@ -1,0 +1,469 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/inferweir/weir"
+)
+
+// Request is what a Cache is told of a request.
+type Request struct {
+	// HTTP is the request as it goes upstream, credentials included. Its body is
+	// not read.
+	HTTP *http.Request
+	// Body is the whole body.
+	Body []byte
+	// Caller sent it.
+	Caller weir.Caller
+	// Model is the model it asks for, under one name. "" is none.
+	Model string
+	// Form is the form in which the answer is to come, for a request that could ask
+	// for the same in another one; see Options.Forms. "" is the only one.
+	Form string
+	// Samples says that the same request may rightly have another answer each time:
+	// it goes past the cache.
+	Samples bool
+}
+
+// Lookup is the way of one request through a cache:
+//
+//	l, err := c.LookUp(ctx, request, now)      // l.Entry is the answer, if it is there
+//	defer l.Leave()
+//	answered, err := l.Join(ctx)               // or somebody else is fetching it
+//	l.Prepare(outgoing.Header)
+//	resp, err := roundTrip(outgoing.WithContext(l.Context(ctx)))
+//	if l.Replace(ctx, resp, err) == Replaced   // the stored answer is still good, or better than none
+//	recording := l.Record(ctx, resp, Keep{})   // else this one is passed on and kept
+//
+// Serve sends l.Entry or what Join found. A Lookup is for one goroutine. A nil
+// Lookup is that of a request without a cache: its methods do nothing.
+type Lookup struct {
+	// Entry is the answer, if the cache has one.
+	Entry *Entry
+	// Refresh says that Entry is stale and given all the same: somebody should make
+	// it anew, see Refreshing.
+	Refresh bool
+	// Err is a failure of the store. The request goes on as if nothing were stored.
+	Err error
+
+	cache   *Cache
+	request Request
+	wishes  Wishes
+	now     time.Time
+	epoch   uint64 // of purges, when the request began
+	keyed   bool   // it has a part in the cache
+	base    Key    // of the request, whatever the form and the fields that answers vary by
+	key     Key    // where its answer is, or is to be as far as is known
+	kept    Key    // where it has been put
+	content Key    // of a QUERY, in ModeHTTP
+	stale   *Entry // what is stored, and must be asked about
+	marker  *Entry // says by what the answers vary
+	why     string // it is forwarded
+	asked   time.Time
+
+	validating bool // the upstream was asked whether stale is still good
+	again      bool // it has been asked a second time
+	partial    bool // the request is for a part of the answer
+	upstream   int  // status of an answer that was replaced
+	stored     bool
+	ttl        time.Duration // of an answer that is stored, in ModeInference
+	collapsed  bool
+	detail     string
+
+	live    *liveReader
+	flight  *flight[Key, outcome]
+	leads   bool
+	release func(shareable bool)
+	unfit   bool // the answer cannot be shared
+	left    sync.Once
+	stop    func() bool // no longer watches the leader's own context
+}
+
+// The reasons for which a request is forwarded (RFC 9211, section 2.2), and the two
+// of them that every mode has.
+const (
+	fwdMiss     = "miss"
+	fwdURIMiss  = "uri-miss"
+	fwdVaryMiss = "vary-miss"
+	fwdStale    = "stale"
+	fwdRequest  = "request"
+	fwdMethod   = "method"
+	fwdPartial  = "partial"
+	fwdBypass   = "bypass"
+)
+
+// LookUp looks for the answer of a request. The error is a *weir.Problem for a
+// client that wants an answer from the cache or none (RFC 9111, section 5.2.1.7);
+// the Lookup is there in any case.
+func (c *Cache) LookUp(ctx context.Context, r Request, now time.Time) (*Lookup, error) {
+	l := &Lookup{cache: c, request: r, wishes: ReadWishes(r.HTTP.Header), now: now, asked: now, epoch: c.options.Purges.Epoch()}
+	if c.options.Mode == ModeHTTP {
+		l.lookUpHTTP(ctx)
+	} else {
+		l.lookUpInference(ctx)
+	}
+	if l.Entry == nil && l.wishes.OnlyIfCached {
+		return l, l.onlyIfCached()
+	}
+	return l, nil
+}
+
+func (l *Lookup) lookUpInference(ctx context.Context) {
+	base, err := l.cache.inferenceKey(&l.request)
+	if err != nil || l.wishes.NoStore || l.request.Samples {
+		l.why = fwdBypass
+		return
+	}
+	l.keyed, l.base, l.key = true, base, base.inForm(l.request.Form)
+	l.take(l.searchInference(ctx, l.now))
+}
+
+// found is what a search brought.
+type found struct {
+	key           Key    // where the answer is, or is to be
+	fresh         *Entry // the answer
+	stale, marker *Entry
+	refresh       bool // stale may be given all the same
+	why           string
+	err           error
+}
+
+// take takes over what was found.
+func (l *Lookup) take(f found) {
+	l.key, l.Entry, l.stale, l.marker, l.Refresh, l.why, l.Err = f.key, f.fresh, f.stale, f.marker, f.refresh, f.why, f.err
+	if f.refresh {
+		l.Entry = f.stale
+	}
+}
+
+func (l *Lookup) searchInference(ctx context.Context, now time.Time) (f found) {
+	f = found{key: l.key, why: fwdMiss}
+	if l.wishes.NoCache {
+		f.why = fwdRequest
+		return f
+	}
+	e, err := l.cache.find(ctx, l.key, now)
+	if e == nil || err != nil {
+		f.err = err
+		return f
+	}
+	switch past := now.Sub(e.Expires); {
+	case l.wishes.MaxAge >= 0 && e.Age(now) > l.wishes.MaxAge:
+	case past < 0:
+		f.fresh = e
+	default:
+		f.stale, f.refresh, f.why = e, past < l.cache.options.StaleWhileRevalidate, fwdStale
+	}
+	return f
+}
+
+func (l *Lookup) search(ctx context.Context, now time.Time) found {
+	if l.cache.options.Mode == ModeHTTP {
+		return l.searchHTTP(ctx, now)
+	}
+	return l.searchInference(ctx, now)
+}
+
+// Alternative returns the fresh answer to the same request in another form, or nil.
+func (l *Lookup) Alternative(ctx context.Context, form string) *Entry {
+	if l == nil || !l.keyed || l.Entry != nil || l.wishes.NoCache || l.cache.options.Mode == ModeHTTP {
+		return nil
+	}
+	e, err := l.cache.find(ctx, l.base.inForm(form), l.now)
+	if err != nil {
+		l.Err = err
+	}
+	if e == nil || !e.Fresh(l.now) || l.wishes.MaxAge >= 0 && e.Age(l.now) > l.wishes.MaxAge {
+		return nil
+	}
+	return e
+}
+
+// Convert makes an answer out of e, from Alternative, with another type and body.
+// It is not stored.
+func (l *Lookup) Convert(e *Entry, contentType string, body []byte, stream bool) {
+	made := *e
+	made.Header = e.Header.Clone()
+	made.Header["Content-Type"] = []string{contentType}
+	delete(made.Header, "Content-Encoding")
+	made.Body, made.Frames = body, nil
+	if stream {
+		made.Frames = arrivals(nil).frames(made.Header, body)
+	}
+	made.ETag = strongETag(made.Status, made.Header, body)
+	l.Entry, l.detail = &made, "converted"
+}
+
+// Keyed reports whether the request has a part in the cache: its answer may be
+// stored, or come from there.
+func (l *Lookup) Keyed() bool { return l != nil && l.keyed }
+
+// Key names the answer, for purging it. It is zero where the request goes past the
+// cache.
+func (l *Lookup) Key() (key Key) {
+	if l.Keyed() {
+		key = cmp.Or(l.kept, l.key)
+	}
+	return key
+}
+
+// Result is how the request was answered, in one word: hit, stale, revalidated,
+// collapsed, miss or bypass.
+func (l *Lookup) Result() string {
+	switch {
+	case l.collapsed:
+		return "collapsed"
+	case l.Entry != nil && l.upstream == http.StatusNotModified:
+		return "revalidated"
+	case l.Entry != nil && (l.Refresh || l.upstream != 0 || !l.Entry.Fresh(l.now)):
+		return "stale"
+	case l.Entry != nil:
+		return "hit"
+	case !l.keyed:
+		return "bypass"
+	}
+	return "miss"
+}
+
+// Status is the Cache-Status of the answer (RFC 9211).
+func (l *Lookup) Status() string {
+	s := "weir"
+	if l.Entry != nil && l.upstream == 0 && !l.collapsed {
+		s += "; hit; ttl=" + strconv.FormatInt(wholeSeconds(l.Entry.Expires.Sub(l.now)), 10)
+	} else {
+		s += "; fwd=" + l.why
+	}
+	if l.upstream != 0 {
+		s += "; fwd-status=" + strconv.Itoa(l.upstream)
+	}
+	if l.stored {
+		s += "; stored"
+	}
+	if l.collapsed {
+		s += "; collapsed"
+	}
+	if l.detail != "" {
+		s += "; detail=" + l.detail
+	}
+	return s
+}
+
+// wholeSeconds are those that have passed entirely.
+func wholeSeconds(d time.Duration) int64 {
+	s := int64(d / time.Second)
+	if d < 0 && d%time.Second != 0 {
+		s--
+	}
+	return s
+}
+
+// SetFields sets Cache-Status in the head of an answer, behind what other caches
+// said where the answer is passed on, and says what a cache in front may do with
+// it.
+func (l *Lookup) SetFields(h http.Header, passedOn bool) {
+	own := []string{l.Status()}
+	if passedOn { // the cache nearest to the origin comes first
+		own = append(h["Cache-Status"], own...)
+	}
+	h["Cache-Status"] = own
+	delete(h, targetedField) // it was for us
+	l.cache.restrict(h, l.request.HTTP.Method, l.ttl)
+}
+
+// Serve answers r with Entry, or with the running answer that Join found. The head
+// is written here. An error says that the answer broke off, and the connection
+// must, too.
+func (l *Lookup) Serve(w http.ResponseWriter, r *http.Request) error {
+	h := w.Header()
+	h["Cache-Status"] = []string{l.Status()}
+	if l.live != nil {
+		head := l.live.live.head
+		copyFields(h, head.Header)
+		if !head.Made.IsZero() {
+			h["Age"] = []string{strconv.FormatInt(int64(head.Age(time.Now())/time.Second), 10)}
+		}
+		w.WriteHeader(head.Status)
+		if err := http.NewResponseController(w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return err
+		}
+		return l.live.follow(r.Context(), w)
+	}
+	if l.cache.options.Mode != ModeHTTP && l.cache.options.Share == ShareAll && conditional(r.Method) {
+		// nginx does not take Age off max-age. It takes this, and passes it to nobody.
+		left := max(0, wholeSeconds(l.Entry.Expires.Sub(l.now)))
+		h["X-Accel-Expires"] = []string{strconv.FormatInt(left, 10)}
+	}
+	if !l.collapsed {
+		h["Age"] = []string{strconv.FormatInt(int64(l.Entry.Age(l.now)/time.Second), 10)}
+	}
+	switch {
+	case l.cache.options.Mode == ModeHTTP:
+		e := *l.Entry
+		if l.upstream != http.StatusNotModified {
+			e.Header = httpServable(l.Entry)
+		}
+		serveHTTPEntry(w, r, &e)
+		return nil
+	case len(l.Entry.Frames) > 0:
+		copyFields(h, l.Entry.Header)
+		h["Etag"] = []string{l.Entry.ETag}
+		w.WriteHeader(l.Entry.Status)
+		if r.Method == http.MethodHead {
+			return nil
+		}
+		return l.Entry.replay(r.Context(), w, l.cache.options.Replay == ReplayOriginal)
+	}
+	l.Entry.ServeHTTP(w, r)
+	return nil
+}
+
+func copyFields(to, from http.Header) {
+	for name, values := range from {
+		to[name] = values
+	}
+}
+
+// Prepare makes the head of the request that goes upstream: the conditions that the
+// cache answers itself leave it, and where something is stored the upstream is
+// asked whether that is still good.
+func (l *Lookup) Prepare(h http.Header) {
+	if !l.Keyed() {
+		return
+	}
+	l.asked = time.Now()
+	if l.cache.options.Mode == ModeHTTP {
+		l.prepareHTTP(h)
+		return
+	}
+	StripConditions(h)
+}
+
+// Replacement is what Replace did.
+type Replacement int
+
+const (
+	// Passed says that the upstream's answer, or failure, is the one.
+	Passed Replacement = iota
+	// Replaced says that Entry is the answer, and the upstream's is closed.
+	Replaced
+	// AskAgain says that the upstream confirmed something that is not stored: it has
+	// to be asked again. That happens once.
+	AskAgain
+)
+
+// Replace looks whether what is stored is to be given in place of the upstream's
+// answer, or of err where there is none: because the upstream says that it is still
+// good, or because the upstream fails and it is not too old for that.
+func (l *Lookup) Replace(ctx context.Context, resp *http.Response, err error) Replacement {
+	if !l.Keyed() || l.stale == nil {
+		return Passed
+	}
+	if err == nil && l.validating && resp.StatusCode == http.StatusNotModified {
+		return l.confirmed(ctx, resp)
+	}
+	status, fails := failure(resp, err)
+	_, window := l.windows(l.stale)
+	now := time.Now()
+	if !fails || window <= 0 || ctx.Err() != nil || now.Sub(l.stale.Expires) >= window || l.wishes.NoCache {
+		return Passed
+	}
+	if resp != nil {
+		closeBody(resp)
+	}
+	l.use(l.stale, status)
+	l.detail = "stale-if-error"
+	return Replaced
+}
+
+// use makes e the answer, for this request and for those that wait for it.
+func (l *Lookup) use(e *Entry, status int) {
+	l.Entry, l.upstream, l.now, l.why = e, status, time.Now(), fwdStale
+	l.finish(outcome{entry: e}, nil)
+}
+
+// failure says whether a model is down, and with what status that is told.
+func failure(resp *http.Response, err error) (status int, fails bool) {
+	if err != nil {
+		p, ok := errors.AsType[*weir.Problem](err)
+		if !ok {
+			return 0, false
+		}
+		status = p.Status
+	} else {
+		status = resp.StatusCode
+	}
+	switch status {
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return status, true
+	}
+	return 0, false
+}
+
+func closeBody(resp *http.Response) {
+	// A short one is read, so that its connection can be used again.
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	_ = resp.Body.Close()
+}
+
+// windows are for how long past its expiry e may be used while it is made anew,
+// and where that fails.
+func (l *Lookup) windows(e *Entry) (whileRevalidate, ifError time.Duration) {
+	whileRevalidate, ifError = l.cache.options.StaleWhileRevalidate, l.cache.options.StaleIfError
+	if l.cache.options.Mode == ModeHTTP {
+		return httpWindows(e.Header, whileRevalidate, ifError)
+	}
+	return whileRevalidate, ifError
+}
+
+// Refreshing is the Lookup of a request that makes Entry anew in the background, in
+// the place of the one that l belongs to. It is nil where that is being done, has
+// just failed, or is done for too many others. Its owner calls the upstream with
+// its Context, which ends with the Cache, and then Leave.
+func (l *Lookup) Refreshing() *Lookup {
+	c := l.cache
+	if c.resting.has(l.key, time.Now()) || c.ctx.Err() != nil {
+		return nil
+	}
+	select {
+	case c.refreshes <- struct{}{}:
+	default:
+		return nil
+	}
+	f := c.flights.lead(c.ctx, l.flightKey())
+	if f == nil {
+		<-c.refreshes
+		return nil
+	}
+	c.running.Add(1)
+	stop := context.AfterFunc(c.ctx, f.cancel)
+	r := &Lookup{
+		cache: c, request: l.request, wishes: Wishes{MaxAge: -1}, now: l.now, epoch: c.options.Purges.Epoch(),
+		keyed: true, base: l.base, key: l.key, content: l.content, stale: l.Entry, marker: l.marker, why: fwdStale,
+		flight: f, leads: true,
+	}
+	r.release = func(bool) {
+		stop()
+		if !r.stored && r.upstream != http.StatusNotModified {
+			c.resting.add(l.key, time.Now().Add(restFor))
+		}
+		<-c.refreshes
+		c.running.Done()
+	}
+	return r
+}
+
+func (l *Lookup) onlyIfCached() *weir.Problem {
+	return &weir.Problem{
+		Status: http.StatusGatewayTimeout,
+		Title:  "Not in the cache",
+		Detail: "The request has Cache-Control: only-if-cached, and no fresh answer is stored.",
+		Header: http.Header{"Cache-Status": {l.Status()}},
+	}
+}
