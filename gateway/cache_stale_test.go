@@ -114,49 +114,52 @@ func (p *patient) serve(control string) http.HandlerFunc {
 // for as long as it may be.
 func TestTheLastGoodAnswerStandsInForAnError(t *testing.T) {
 	t.Parallel()
+	var wg sync.WaitGroup // they wait for the same time
+	defer wg.Wait()
 	for name, s := range agings("stale_if_error", "stale-if-error", 3) {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var wg sync.WaitGroup // they wait for the same time
-			for _, how := range []string{"500", "502", "503", "504", "is silent", "breaks off", "refuses"} {
-				p := &patient{}
-				p.fails("")
-				origin := httptest.NewServer(p.serve(s.control))
-				t.Cleanup(origin.Close)
-				one := s
-				one.upstream = ", timeouts: {first_byte: 300ms}"
-				w := one.at(t, origin.URL)
-				wg.Go(func() { standsIn(t, w, one, how, p, origin) })
-			}
-			wg.Wait()
-		})
+		for _, how := range []string{"500", "502", "503", "504", "is silent", "breaks off", "refuses"} {
+			p := &patient{}
+			p.fails("")
+			origin := httptest.NewServer(p.serve(s.control))
+			t.Cleanup(origin.Close)
+			s.upstream = ", timeouts: {first_byte: 300ms}"
+			w, one := s.at(t, origin.URL), s
+			wg.Go(func() { one.standsIn(t, w, failing{name, how, p, origin}) })
+		}
 	}
 }
 
-func standsIn(t *testing.T, w *instance, s aging, how string, p *patient, origin *httptest.Server) {
+// failing is an origin that is going to fail.
+type failing struct {
+	name, how string
+	patient   *patient
+	origin    *httptest.Server
+}
+
+func (s aging) standsIn(t *testing.T, w *instance, f failing) {
 	if a := w.send(s.method, "/", s.body); !a.is(200, "answer 1") {
-		t.Errorf("%s: %v", how, a)
+		t.Errorf("%s: an upstream that %s: %v", f.name, f.how, a)
 		return
 	}
 	made := time.Now()
 	pass(fresh)
-	p.fails(how)
-	if how == "refuses" {
-		origin.Close()
+	f.patient.fails(f.how)
+	if f.how == "refuses" {
+		f.origin.Close()
 	}
 	for range 2 {
 		a := w.send(s.method, "/", s.body)
 		status := a.header.Get("Cache-Status")
 		if !a.is(200, "answer 1") || !strings.Contains(status, "stale") && !strings.Contains(status, "ttl=-") {
-			t.Errorf("an upstream that %s: %v", how, a)
+			t.Errorf("%s: an upstream that %s: %v", f.name, f.how, a)
 		}
 	}
 	if a := w.send(s.method, "/other", s.body); a.status < 500 {
-		t.Errorf("an upstream that %s, and nothing is stored: %v", how, a)
+		t.Errorf("%s: an upstream that %s, and nothing is stored: %v", f.name, f.how, a)
 	}
 	pass(time.Until(made.Add(4500 * time.Millisecond))) // a second of freshness, three of use
 	if a := w.send(s.method, "/", s.body); a.status < 500 || a.hit() {
-		t.Errorf("an upstream that %s, after the window: %v", how, a)
+		t.Errorf("%s: an upstream that %s, after the window: %v", f.name, f.how, a)
 	}
 }
 
