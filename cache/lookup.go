@@ -384,7 +384,7 @@ func (l *Lookup) Replace(ctx context.Context, resp *http.Response, err error) Re
 
 // use makes e the answer, for this request and for those that wait for it.
 func (l *Lookup) use(e *Entry, status int) {
-	l.Entry, l.upstream, l.now, l.why = e, status, time.Now(), fwdStale
+	l.Entry, l.upstream, l.now = e, status, time.Now()
 	l.finish(outcome{entry: e}, nil)
 }
 

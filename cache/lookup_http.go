@@ -158,7 +158,7 @@ func (l *Lookup) confirmed(ctx context.Context, resp *http.Response) Replacement
 	if storable {
 		l.Err = l.keepHTTP(ctx, e, resp.Header, now)
 	}
-	l.Entry, l.now, l.why, l.Refresh = e, now, fwdStale, false
+	l.Entry, l.now, l.Refresh = e, now, false
 	if storable && httpReuse(l.request.HTTP.Header, e, now) == reuseFresh {
 		l.finish(outcome{entry: e}, nil)
 	}

@@ -94,8 +94,12 @@ func (x *exchange) spent() amounts {
 	}
 	a := amounts{requests: 1, bytes: sum(int64(len(x.body)), x.w.sent)}
 	answer := x.answer
-	if x.stored != nil { // on a route that charges for what is in the cache
+	switch {
+	case x.stored == nil:
+	case x.chosen.config.Cache.ChargeHits:
 		answer = x.usageOf(x.stored)
+	default: // the upstream was asked, and no model ran for the answer
+		return a
 	}
 	if answer != nil {
 		if o := answer.Outcome(); o.Known {
