@@ -146,7 +146,7 @@ type Cache struct {
 	ctx       context.Context // of what runs for nobody in particular
 	cancel    context.CancelFunc
 	refreshes chan struct{} // one token for each that runs
-	running   sync.WaitGroup
+	tasks     tasks
 }
 
 // outcome is what a flight brings back: an answer for all, whole or still coming,
@@ -258,7 +258,7 @@ func (c *Cache) check(o *Options) error {
 // before.
 func (c *Cache) Close() {
 	c.cancel()
-	c.running.Wait()
+	c.tasks.close()
 }
 
 // find returns the entry under key, if there is one that is of any use and has not
@@ -312,10 +312,10 @@ func (c *Cache) noteVersion(model, current string) {
 	}
 	c.versions[model] = v
 	c.mu.Unlock()
-	if !tell || c.ctx.Err() != nil {
+	if !tell {
 		return
 	}
-	c.running.Go(func() { // it may take long to look through the stores
+	c.tasks.run(func() { // it may take long to look through the stores
 		if _, err := c.options.Purges.Purge(c.ctx, Label("model", model)); err != nil && c.options.Observe != nil {
 			c.options.Observe(Event{Err: err})
 		}

@@ -36,12 +36,16 @@ type DirOptions struct {
 //
 // Operations on one key follow each other, those on different keys do not wait
 // for each other, and none holds a lock while it reads or writes a file.
+//
+// A directory may be emptied under a store that uses it, its lock file included,
+// which the next operation makes again. If another process has taken the directory
+// meanwhile, all operations fail from then on.
 type DirStore struct {
 	path   string
 	run    string // tells temporaries of this run from those that another left
 	budget *budget
 	turns  turns
-	lock   *os.File
+	lock   *dirLock
 	writes atomic.Uint64 // numbers temporaries
 
 	scanned chan struct{} // closed once the index has all files
@@ -52,9 +56,6 @@ type DirStore struct {
 	closed bool
 	busy   sync.WaitGroup // the scan, and every operation
 }
-
-// errLocked says that another process has a lock file.
-var errLocked = errors.New("cache: locked")
 
 // OpenDir opens the store in a directory, and makes the directory if it is not
 // there. It returns at once: files of an earlier run are served from the
@@ -74,7 +75,7 @@ func OpenDir(o DirOptions) (*DirStore, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("cache: directory %s: %w", path, err)
 	}
-	lock, err := lockFile(filepath.Join(path, "weir-cache.lock"))
+	lock, err := lockDir(path)
 	switch {
 	case errors.Is(err, errLocked):
 		return nil, fmt.Errorf("cache: directory %s is in use by another process: give each its own", path)
@@ -119,17 +120,16 @@ func (s *DirStore) Close() error {
 	if already {
 		return nil
 	}
-	err := s.scanErr
-	if failed := s.lock.Close(); failed != nil {
-		err = errors.Join(err, fmt.Errorf("cache: directory %s: unlock: %w", s.path, failed))
-	}
-	return err
+	return errors.Join(s.scanErr, s.lock.free())
 }
 
 // begin starts an operation, which ends with s.busy.Done.
 func (s *DirStore) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("cache: directory %s: %w", s.path, err)
+	}
+	if err := s.lock.check(); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,6 +149,9 @@ func (s *DirStore) Get(ctx context.Context, key Key, now time.Time) (*Entry, err
 	it := s.budget.find(key)
 	if it == nil && s.knowsAll() {
 		return nil, nil
+	}
+	if err := s.lock.look(); err != nil {
+		return nil, err
 	}
 	if it != nil && !it.useful(now) {
 		_, err := s.remove(ctx, it)
@@ -192,6 +195,9 @@ func (s *DirStore) Put(ctx context.Context, key Key, e *Entry, now time.Time) er
 		return err
 	}
 	defer s.busy.Done()
+	if err := s.lock.look(); err != nil {
+		return err
+	}
 	it := newItem(key, e, onDisk(int64(len(file))))
 	s.budget.mu.Lock()
 	victims, err := s.budget.reserveLocked(it, e.Owner, false, now)
@@ -320,6 +326,9 @@ func (s *DirStore) Delete(ctx context.Context, key Key) error {
 		return err
 	}
 	defer s.busy.Done()
+	if err := s.lock.look(); err != nil {
+		return err
+	}
 	if err := s.turns.take(ctx, key); err != nil {
 		return err
 	}

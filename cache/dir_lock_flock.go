@@ -8,6 +8,10 @@ import (
 	"syscall"
 )
 
+// canLoseLock: a file that is locked can be deleted all the same, and then keeps
+// out nobody.
+const canLoseLock = true
+
 // lockFile locks a file until it is closed, or the process ends. The lock is
 // advisory: it keeps out those who ask for it.
 func lockFile(name string) (*os.File, error) {

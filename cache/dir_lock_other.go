@@ -9,6 +9,9 @@ import (
 	"runtime"
 )
 
+// canLoseLock has no meaning where there are no locks.
+const canLoseLock = false
+
 // lockFile fails: without a lock that ends with the process, two processes could
 // use one directory.
 func lockFile(string) (*os.File, error) {

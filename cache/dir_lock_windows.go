@@ -9,6 +9,10 @@ import (
 // errorSharingViolation is ERROR_SHARING_VIOLATION, which syscall does not name.
 const errorSharingViolation syscall.Errno = 32
 
+// canLoseLock: nobody can delete or replace a file that is open for its owner
+// alone.
+const canLoseLock = false
+
 // lockFile opens a file so that nobody else can until it is closed, or the process
 // ends.
 func lockFile(name string) (*os.File, error) {

@@ -24,6 +24,9 @@ func (s *DirStore) walk(ctx context.Context, visit func(dir, name string) error)
 		}
 	}
 	for i := range 256 {
+		if err := s.lock.look(); err != nil {
+			return errors.Join(first, err) // the files are another's
+		}
 		digits := fmt.Sprintf("%02x", i)
 		dir, err := os.Open(filepath.Join(s.path, digits))
 		if err != nil {

@@ -229,7 +229,7 @@ func ofOneAnswer(name string) bool {
 	switch name {
 	case "Age", "Cache-Status", "Connection", "Content-Length", "Etag", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection",
 		"Ratelimit", "Ratelimit-Policy", "Retry-After", "Retry-After-Ms", "Server-Timing", "Te", "Trailer", "Transfer-Encoding",
-		"Upgrade", "X-Request-Id", "X-Should-Retry":
+		"Upgrade", "X-Accel-Expires", "X-Request-Id", "X-Should-Retry":
 		return true
 	}
 	// Limits have many spellings; of a key of http.Header only the first letter of

@@ -39,6 +39,9 @@ func (l *Lookup) Join(ctx context.Context) (answered bool, err error) {
 // wait is what a follower does.
 func (l *Lookup) wait(ctx context.Context) (answered bool, err error) {
 	o, err := l.flight.wait(ctx)
+	if err == nil && !l.suits(o) {
+		o = outcome{}
+	}
 	if err == nil && o.live != nil {
 		if l.live = o.live.reader(); l.live == nil {
 			o = outcome{}
@@ -52,6 +55,23 @@ func (l *Lookup) wait(ctx context.Context) (answered bool, err error) {
 	l.collapsed = true
 	l.Entry, l.now = o.entry, time.Now()
 	return err == nil, err
+}
+
+// suits reports whether what another request brought is what this one's client
+// wants.
+func (l *Lookup) suits(o outcome) bool {
+	e := o.entry
+	if o.live != nil {
+		e = o.live.head
+	}
+	if e == nil || e.Made.IsZero() || e.Status >= http.StatusInternalServerError {
+		return true
+	}
+	now := time.Now()
+	if l.cache.options.Mode == ModeHTTP {
+		return httpReuse(l.request.HTTP.Header, e, now) != reuseRevalidate || l.now.Sub(e.Expires) >= 0 && l.wishes.MaxAge < 0
+	}
+	return l.wishes.MaxAge < 0 || e.Age(now) <= l.wishes.MaxAge
 }
 
 // lookAgain looks once more, for the leader of a flight. What it finds is
@@ -137,7 +157,6 @@ func (l *Lookup) apart() {
 	if !l.leads {
 		return
 	}
-	l.unfit = true
 	l.cache.alone.add(l.flightKey(), time.Now().Add(aloneFor))
 	l.finish(outcome{}, nil)
 }
@@ -154,6 +173,7 @@ func (l *Lookup) Leave() {
 		if l.stop != nil {
 			l.stop()
 		}
+		l.gone = l.flight.ctx.Err() != nil
 		l.finish(outcome{}, nil)
 		l.depart()
 	}
@@ -164,24 +184,30 @@ func (l *Lookup) Leave() {
 }
 
 // end gives up the lease. Other instances look for the answer then, so it must have
-// arrived in the store that they share.
+// arrived in the store that they share. Where the call was made and brought nothing
+// that is kept, they do not wait for each other: the next one's would be as little
+// use to them.
 func (l *Lookup) end(release func(bool)) {
+	fit := l.stored || l.Entry != nil || !l.sent || l.gone
 	behind, ok := l.cache.options.Store.(interface {
 		Wait(ctx context.Context, key Key) error
 	})
 	if !ok || !l.stored {
-		release(!l.unfit)
+		release(fit)
 		return
 	}
 	// The client of this request need not wait for that.
-	l.cache.running.Go(func() {
+	waits := l.cache.tasks.run(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.cache.ctx), arrivesIn)
 		defer cancel()
 		for _, key := range []Key{l.base, l.Key()} {
 			_ = behind.Wait(ctx, key) // those who find nothing make the call themselves
 		}
-		release(!l.unfit)
+		release(fit)
 	})
+	if !waits {
+		release(fit)
+	}
 }
 
 // arrivesIn is how long a lease is kept for an answer to arrive in the store.

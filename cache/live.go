@@ -6,19 +6,24 @@ import (
 	"io"
 	"math"
 	"sync"
+	"time"
 )
 
 // ErrTold is wrapped by an error of an answer that says of itself, in its last
 // bytes, that it broke off: who has read them needs no other sign.
 var ErrTold = errors.New("cache: the answer tells its reader that it broke off")
 
-// errLagged ends a reader that is too far behind the others.
-var errLagged = errors.New("cache: the reader of a running answer was too slow")
+// errStalled ends a reader that takes nothing while others wait for it.
+var errStalled = errors.New("cache: the reader of a running answer took nothing for too long")
+
+// stallFor is how long a reader may take nothing while it holds up the others.
+const stallFor = 10 * time.Second
 
 // live is the body of an answer that is still coming, for any number of readers.
 // Up to limit bytes each of them reads it from its start. Of a longer one nobody
-// can join any more, what all have read is dropped, and a reader that is more than
-// limit bytes behind is cut off: he must not cost the others memory, or time.
+// can join any more, what all have read is dropped, and it comes at the pace of the
+// slowest: limit bytes wait for it at most. One that takes nothing for stallFor is
+// cut off.
 type live struct {
 	head  *Entry // the answer without its body
 	limit int
@@ -31,10 +36,11 @@ type live struct {
 	ended   bool
 	err     error // why it ended; nil: it is whole
 	readers map[*liveReader]struct{}
+	moved   chan struct{} // a reader has read, or left
 }
 
 func newLive(head *Entry, limit int64) *live {
-	return &live{head: head, limit: int(min(limit, math.MaxInt/2)), changed: make(chan struct{}), readers: map[*liveReader]struct{}{}}
+	return &live{head: head, limit: int(min(limit, math.MaxInt/2)), changed: make(chan struct{}), readers: map[*liveReader]struct{}{}, moved: make(chan struct{}, 1)}
 }
 
 // liveReader is one reader. It is for one goroutine.
@@ -61,6 +67,21 @@ func (r *liveReader) close() {
 	r.live.mu.Lock()
 	defer r.live.mu.Unlock()
 	delete(r.live.readers, r)
+	r.live.move()
+}
+
+func (l *live) move() {
+	select {
+	case l.moved <- struct{}{}:
+	default:
+	}
+}
+
+// reading reports whether anybody reads.
+func (l *live) reading() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.readers) > 0
 }
 
 // next returns what r has not read yet, waiting until there is something. The
@@ -71,13 +92,14 @@ func (r *liveReader) next(ctx context.Context) ([]byte, error) {
 		l.mu.Lock()
 		if r.cut {
 			l.mu.Unlock()
-			return nil, errLagged
+			return nil, errStalled
 		}
 		unread, ended, err, changed := l.data[r.at-l.start:], l.ended, l.err, l.changed
 		r.at += len(unread)
 		l.mu.Unlock()
 		switch {
 		case len(unread) > 0:
+			l.move()
 			return unread, nil
 		case ended && err == nil:
 			return nil, io.EOF
@@ -92,7 +114,8 @@ func (r *liveReader) next(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// write adds p and reports whether the answer is longer than its limit by now.
+// write adds p and reports whether the answer is longer than its limit by now. Then
+// it waits for the readers.
 func (l *live) write(p []byte) (over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,26 +128,54 @@ func (l *live) write(p []byte) (over bool) {
 	return l.over
 }
 
-// makeRoomLocked drops what all have read, and those who are too far behind.
+// makeRoomLocked drops what all have read, until n bytes have room. While it waits
+// the lock is free.
 func (l *live) makeRoomLocked(n int) {
-	end := l.start + len(l.data)
-	slowest := end
-	for r := range l.readers {
-		if end+n-r.at > l.limit {
-			r.cut = true
-			delete(l.readers, r)
-			continue
+	var timer *time.Timer
+	for {
+		slowest := l.slowestLocked()
+		if slowest == nil { // nobody reads
+			l.data, l.start = nil, l.start+len(l.data)
+			break
 		}
-		slowest = min(slowest, r.at)
+		if drop := slowest.at - l.start; drop >= l.limit/4 || drop > 0 && len(l.data)+n > l.limit {
+			l.data = append(make([]byte, 0, len(l.data)-drop+n), l.data[drop:]...)
+			l.start = slowest.at
+		}
+		if len(l.data)+n <= l.limit || len(l.data) == 0 {
+			break
+		}
+		if timer == nil {
+			timer = time.NewTimer(stallFor)
+			defer timer.Stop()
+		}
+		at := slowest.at
+		l.mu.Unlock()
+		stalled := false
+		select {
+		case <-l.moved:
+		case <-timer.C:
+			stalled = true
+		}
+		l.mu.Lock()
+		if moved := slowest.at != at; moved || stalled {
+			if !moved {
+				slowest.cut = true
+				delete(l.readers, slowest)
+				l.wakeLocked()
+			}
+			timer.Reset(stallFor)
+		}
 	}
-	if len(l.readers) == 0 {
-		l.data, l.start = nil, end
-		return
+}
+
+func (l *live) slowestLocked() (slowest *liveReader) {
+	for r := range l.readers {
+		if slowest == nil || r.at < slowest.at {
+			slowest = r
+		}
 	}
-	if drop := slowest - l.start; drop >= l.limit/4 {
-		l.data = append(make([]byte, 0, len(l.data)-drop+n), l.data[drop:]...)
-		l.start = slowest
-	}
+	return slowest
 }
 
 // end says that no more comes, and why.

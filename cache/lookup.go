@@ -61,17 +61,18 @@ type Lookup struct {
 	keyed   bool   // it has a part in the cache
 	base    Key    // of the request, whatever the form and the fields that answers vary by
 	key     Key    // where its answer is, or is to be as far as is known
-	kept    Key    // where it has been put
-	content Key    // of a QUERY, in ModeHTTP
+	kept    Key    // where it is
+	own     Key    // of the caller and a QUERY's content, in ModeHTTP
 	stale   *Entry // what is stored, and must be asked about
 	marker  *Entry // says by what the answers vary
 	why     string // it is forwarded
 	asked   time.Time
 
-	validating bool // the upstream was asked whether stale is still good
-	again      bool // it has been asked a second time
-	partial    bool // the request is for a part of the answer
-	upstream   int  // status of an answer that was replaced
+	validating bool     // the upstream was asked whether stale is still good
+	again      bool     // it has been asked a second time
+	partial    bool     // the request is for a part of the answer
+	upstream   int      // status of an answer that was replaced
+	cookies    []string // of a confirmation, for who asked for it
 	stored     bool
 	ttl        time.Duration // of an answer that is stored, in ModeInference
 	collapsed  bool
@@ -81,7 +82,8 @@ type Lookup struct {
 	flight  *flight[Key, outcome]
 	leads   bool
 	release func(shareable bool)
-	unfit   bool // the answer cannot be shared
+	sent    bool // the upstream was asked
+	gone    bool // everybody left before it answered
 	left    sync.Once
 	stop    func() bool // no longer watches the leader's own context
 }
@@ -176,13 +178,15 @@ func (l *Lookup) Alternative(ctx context.Context, form string) *Entry {
 	if l == nil || !l.keyed || l.Entry != nil || l.wishes.NoCache || l.cache.options.Mode == ModeHTTP {
 		return nil
 	}
-	e, err := l.cache.find(ctx, l.base.inForm(form), l.now)
+	key := l.base.inForm(form)
+	e, err := l.cache.find(ctx, key, l.now)
 	if err != nil {
 		l.Err = err
 	}
 	if e == nil || !e.Fresh(l.now) || l.wishes.MaxAge >= 0 && e.Age(l.now) > l.wishes.MaxAge {
 		return nil
 	}
+	l.kept = key
 	return e
 }
 
@@ -274,7 +278,11 @@ func (l *Lookup) SetFields(h http.Header, passedOn bool) {
 	}
 	h["Cache-Status"] = own
 	delete(h, targetedField) // it was for us
-	l.cache.restrict(h, l.request.HTTP.Method, l.ttl)
+	if l.Entry == nil && l.live == nil {
+		// Whether the body is one to keep shows only at its end: who has it asks again,
+		// unless the upstream said that there is no need to.
+		l.cache.restrict(h, l.request.HTTP.Method, l.ttl, 0)
+	}
 }
 
 // Serve answers r with Entry, or with the running answer that Join found. The head
@@ -295,13 +303,15 @@ func (l *Lookup) Serve(w http.ResponseWriter, r *http.Request) error {
 		}
 		return l.live.follow(r.Context(), w)
 	}
-	if l.cache.options.Mode != ModeHTTP && l.cache.options.Share == ShareAll && conditional(r.Method) {
+	if left, ok := l.keptInFront(r.Method); ok {
 		// nginx does not take Age off max-age. It takes this, and passes it to nobody.
-		left := max(0, wholeSeconds(l.Entry.Expires.Sub(l.now)))
 		h["X-Accel-Expires"] = []string{strconv.FormatInt(left, 10)}
 	}
 	if !l.collapsed {
 		h["Age"] = []string{strconv.FormatInt(int64(l.Entry.Age(l.now)/time.Second), 10)}
+	}
+	if len(l.cookies) > 0 {
+		h["Set-Cookie"] = append(h["Set-Cookie"], l.cookies...)
 	}
 	switch {
 	case l.cache.options.Mode == ModeHTTP:
@@ -324,6 +334,25 @@ func (l *Lookup) Serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// keptInFront is for how many seconds a cache in front may keep Entry, by what it
+// says of that, where it is for all.
+func (l *Lookup) keptInFront(method string) (left int64, ok bool) {
+	if l.cache.options.Mode != ModeHTTP && l.cache.options.Share != ShareAll || !conditional(method) {
+		return 0, false
+	}
+	// What is said to this cache, or to those that know more fields, is not for it.
+	c := responseControl(http.Header{"Cache-Control": l.Entry.Header["Cache-Control"]})
+	given := c.lifetime()
+	if c.noStore || c.noCache || c.private || given < 0 {
+		return 0, false
+	}
+	left = wholeSeconds(given - l.Entry.Age(l.now))
+	if l.cache.options.Mode != ModeHTTP {
+		left = min(left, wholeSeconds(l.Entry.Expires.Sub(l.now)))
+	}
+	return max(0, left), true
+}
+
 func copyFields(to, from http.Header) {
 	for name, values := range from {
 		to[name] = values
@@ -337,7 +366,7 @@ func (l *Lookup) Prepare(h http.Header) {
 	if !l.Keyed() {
 		return
 	}
-	l.asked = time.Now()
+	l.asked, l.sent = time.Now(), true
 	if l.cache.options.Mode == ModeHTTP {
 		l.prepareHTTP(h)
 		return
@@ -417,18 +446,18 @@ func closeBody(resp *http.Response) {
 func (l *Lookup) windows(e *Entry) (whileRevalidate, ifError time.Duration) {
 	whileRevalidate, ifError = l.cache.options.StaleWhileRevalidate, l.cache.options.StaleIfError
 	if l.cache.options.Mode == ModeHTTP {
-		return httpWindows(e.Header, whileRevalidate, ifError)
+		return httpWindows(e, whileRevalidate, ifError)
 	}
 	return whileRevalidate, ifError
 }
 
 // Refreshing is the Lookup of a request that makes Entry anew in the background, in
 // the place of the one that l belongs to. It is nil where that is being done, has
-// just failed, or is done for too many others. Its owner calls the upstream with
-// its Context, which ends with the Cache, and then Leave.
+// just failed, or is done for too many others. Its owner sends Request upstream with
+// the Lookup's Context, which ends with the Cache, and then calls Leave.
 func (l *Lookup) Refreshing() *Lookup {
 	c := l.cache
-	if c.resting.has(l.key, time.Now()) || c.ctx.Err() != nil {
+	if c.resting.has(l.key, time.Now()) {
 		return nil
 	}
 	select {
@@ -436,28 +465,75 @@ func (l *Lookup) Refreshing() *Lookup {
 	default:
 		return nil
 	}
-	f := c.flights.lead(c.ctx, l.flightKey())
-	if f == nil {
+	if !c.tasks.begin() {
 		<-c.refreshes
 		return nil
 	}
-	c.running.Add(1)
+	f := c.flights.lead(c.ctx, l.flightKey())
+	if f == nil {
+		<-c.refreshes
+		c.tasks.done()
+		return nil
+	}
 	stop := context.AfterFunc(c.ctx, f.cancel)
 	r := &Lookup{
 		cache: c, request: l.request, wishes: Wishes{MaxAge: -1}, now: l.now, epoch: c.options.Purges.Epoch(),
-		keyed: true, base: l.base, key: l.key, content: l.content, stale: l.Entry, marker: l.marker, why: fwdStale,
+		keyed: true, base: l.base, key: l.key, own: l.own, stale: l.Entry, marker: l.marker, why: fwdStale,
 		flight: f, leads: true,
 	}
+	r.request.HTTP = wholly(l.request.HTTP)
 	r.release = func(bool) {
 		stop()
-		if !r.stored && r.upstream != http.StatusNotModified {
+		if r.sent && !r.stored && r.upstream != http.StatusNotModified {
 			c.resting.add(l.key, time.Now().Add(restFor))
 		}
 		<-c.refreshes
-		c.running.Done()
+		c.tasks.done()
 	}
 	return r
 }
+
+// Needed reports whether the answer of a Refreshing Lookup is still to be made anew:
+// nobody has done it meanwhile, and no other instance does. It may ask the store, so
+// it is for the background.
+func (l *Lookup) Needed() bool {
+	if l.lookAgain() {
+		return false
+	}
+	leases := l.cache.options.Leases
+	if leases == nil || l.Err != nil {
+		return true
+	}
+	release, err := leases.Lead(l.flight.ctx, l.flightKey())
+	if err != nil { // out of reach, or nobody waits for anybody
+		return true
+	}
+	if release == nil {
+		return false // an instance is at it
+	}
+	freed := l.release
+	l.release = func(bool) {
+		l.end(release)
+		freed(false)
+	}
+	return true
+}
+
+// wholly is a request like r for the whole answer, whatever part of it the client
+// of r asked for, and how fresh.
+func wholly(r *http.Request) *http.Request {
+	whole := r.Clone(r.Context())
+	if whole.Method == http.MethodHead {
+		whole.Method = http.MethodGet
+	}
+	for _, name := range []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Cache-Control", "Pragma"} {
+		delete(whole.Header, name)
+	}
+	return whole
+}
+
+// Request is the request that the Lookup is of.
+func (l *Lookup) Request() *http.Request { return l.request.HTTP }
 
 func (l *Lookup) onlyIfCached() *weir.Problem {
 	return &weir.Problem{

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -21,41 +22,50 @@ func (l *Lookup) lookUpHTTP(ctx context.Context) {
 		l.why = fwdMethod
 		return
 	}
-	if l.wishes.NoStore {
+	// The content of a GET has no meaning that a cache could know (RFC 9110, section
+	// 9.3.1), but for those who send one.
+	if l.wishes.NoStore || r.Method != methodQuery && len(l.request.Body) > 0 {
 		l.why = fwdBypass
 		return
 	}
 	l.keyed, l.partial = true, len(r.Header["Range"]) > 0
-	l.base = l.cache.httpKey(&l.request, methodKey(r), r.URL)
-	l.key = l.base
-	if r.Method == methodQuery {
-		l.content = contentKey(&l.request)
-	}
+	l.base = l.cache.httpKey(r, methodKey(r), r.URL)
+	l.key, l.own = l.base, l.cache.ownKey(&l.request)
 	l.take(l.searchHTTP(ctx, l.now))
 }
 
-// httpKey is the primary key of requests for u (RFC 9111, section 2).
-func (c *Cache) httpKey(r *Request, method string, u *url.URL) Key {
+// httpKey is the primary key of requests for u (RFC 9111, section 2), whoever sends
+// them: who changes what is there changes it for all.
+func (c *Cache) httpKey(r *http.Request, method string, u *url.URL) Key {
 	k := NewKeyHash()
-	k.Add("weir-http-1")
-	c.addOwner(k, r)
+	k.Add("weir-http-2")
+	k.Add(c.options.Scope)
+	k.Add(c.options.Generation)
+	k.Add(string(c.options.Share))
 	k.Add(method)
-	k.Add(r.HTTP.Host)
+	k.Add(r.Host)
 	k.Add(u.EscapedPath())
 	k.Add(u.RawQuery)
 	return k.Sum()
 }
 
-// contentKey stands for the content of a QUERY, and for what says how to read it
-// (RFC 10008). It is apart from the primary key, so that a change of what is at the
-// URL reaches the answers to all queries.
-func contentKey(r *Request) Key {
+// ownKey stands for what tells apart the answers at one URL besides the fields that
+// they vary by: whose they are, and of a QUERY its content, with what says how to
+// read it (RFC 10008). It is zero where there is nothing.
+func (c *Cache) ownKey(r *Request) Key {
+	query := r.HTTP.Method == methodQuery
+	if c.options.Share == ShareAll && !query {
+		return Key{}
+	}
 	k := NewKeyHash()
-	k.Add("content")
-	addValues(k, r.HTTP.Header["Content-Type"])
-	addValues(k, r.HTTP.Header["Content-Encoding"])
-	addValues(k, r.HTTP.Header["Content-Language"])
-	k.AddBytes(r.Body)
+	c.addOwner(k, r)
+	if query {
+		k.Add("content")
+		addValues(k, r.HTTP.Header["Content-Type"])
+		addValues(k, r.HTTP.Header["Content-Encoding"])
+		addValues(k, r.HTTP.Header["Content-Language"])
+		k.AddBytes(r.Body)
+	}
 	return k.Sum()
 }
 
@@ -63,12 +73,12 @@ func contentKey(r *Request) Key {
 // called names.
 func (l *Lookup) variant(nonce []byte, names []string) Key {
 	key := varyKey(l.base, nonce, names, l.request.HTTP.Header)
-	if l.request.HTTP.Method != methodQuery {
+	if l.own == (Key{}) {
 		return key
 	}
 	k := NewKeyHash()
 	k.AddBytes(key[:])
-	k.AddBytes(l.content[:])
+	k.AddBytes(l.own[:])
 	return k.Sum()
 }
 
@@ -102,9 +112,16 @@ func (l *Lookup) searchHTTP(ctx context.Context, now time.Time) (f found) {
 }
 
 // httpWindows are the windows of RFC 5861 that an answer allows. The configuration's
-// are for answers that do not say.
-func httpWindows(h http.Header, whileRevalidate, ifError time.Duration) (time.Duration, time.Duration) {
-	said, saidError := httpStaleWindows(h)
+// are for answers that do not say; but not for errors, and not for answers that
+// nothing is said of how long they are good.
+func httpWindows(e *Entry, whileRevalidate, ifError time.Duration) (time.Duration, time.Duration) {
+	if e.Status >= http.StatusBadRequest || !e.Expires.After(e.Made) {
+		whileRevalidate = 0
+		if c := responseControl(e.Header); e.Status >= http.StatusBadRequest || c.lifetime() < 0 {
+			ifError = 0
+		}
+	}
+	said, saidError := httpStaleWindows(e.Header)
 	if said >= 0 {
 		whileRevalidate = said
 	}
@@ -121,7 +138,7 @@ func (l *Lookup) flightKeyHTTP() Key {
 	k := NewKeyHash()
 	k.Add("flight")
 	k.AddBytes(l.key[:])
-	k.AddBytes(l.content[:])
+	k.AddBytes(l.own[:])
 	addCredentials(k, l.request.HTTP.Header)
 	if l.marker == nil && l.stale == nil {
 		addFields(k, l.request.HTTP.Header)
@@ -159,8 +176,12 @@ func (l *Lookup) confirmed(ctx context.Context, resp *http.Response) Replacement
 		l.Err = l.keepHTTP(ctx, e, resp.Header, now)
 	}
 	l.Entry, l.now, l.Refresh = e, now, false
-	if storable && httpReuse(l.request.HTTP.Header, e, now) == reuseFresh {
+	l.cookies = resp.Header["Set-Cookie"]
+	names, _ := varyNames(resp.Header)
+	if storable && l.alike(names) && httpReuse(l.request.HTTP.Header, e, now) == reuseFresh {
 		l.finish(outcome{entry: e}, nil)
+	} else {
+		l.apart() // each has to ask for itself
 	}
 	return Replaced
 }
@@ -192,13 +213,13 @@ func (l *Lookup) keepHTTP(ctx context.Context, e *Entry, h http.Header, now time
 		// A confirmation that does not repeat the field changes nothing.
 		names, _ = varyNames(e.Header)
 	}
-	if len(names) == 0 && l.request.HTTP.Method != methodQuery {
+	if len(names) == 0 && l.own == (Key{}) {
 		l.kept = l.base
 		return l.cache.keep(ctx, l.base, e, now)
 	}
 	marker := l.marker
 	if marker == nil || !slices.Equal(marker.Vary, names) || marker.Until.Before(e.Until) {
-		next := &Entry{Meta: e.Meta, Vary: names, Body: []byte(rand.Text()), Made: now, Expires: e.Until, Until: e.Until, Took: e.Took}
+		next := &Entry{Meta: Meta{Labels: e.Labels, Epoch: e.Epoch}, Vary: names, Body: []byte(rand.Text()), Made: now, Expires: e.Until, Until: e.Until, Took: e.Took}
 		if marker != nil {
 			next.Body, next.Epoch = marker.Body, marker.Epoch
 			next.Until = later(marker.Until, e.Until)
@@ -220,18 +241,44 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// changes tells the cache what an unsafe request has changed (RFC 9111, section
-// 4.4), and what a HEAD says of the stored answer (section 4.3.5).
-func (l *Lookup) changes(ctx context.Context, resp *http.Response) {
+// alike reports whether those who wait for this request are alike in the fields
+// called names: by what was known, or thought, to matter.
+func (l *Lookup) alike(names []string) bool {
+	switch {
+	case len(names) == 0 && l.upstream == http.StatusNotModified:
+		return true // it is the answer that they were told of
+	case l.marker != nil:
+		return slices.Equal(l.marker.Vary, names)
+	case l.stale != nil:
+		return len(names) == 0
+	}
+	return !slices.ContainsFunc(names, unkeyed)
+}
+
+// Changed tells a cache in ModeHTTP of the answer to a request, its own or one that
+// took another way to the same server: what an unsafe request has changed is
+// forgotten (RFC 9111, section 4.4), whoever had it.
+func (c *Cache) Changed(ctx context.Context, r *http.Request, status int, h http.Header) error {
+	if c.options.Mode != ModeHTTP {
+		return nil
+	}
 	ctx, now := context.WithoutCancel(ctx), time.Now()
-	r := l.request.HTTP
-	for _, u := range invalidated(r, resp.StatusCode, resp.Header) {
+	var errs []error
+	for _, u := range invalidated(r, status, h) {
 		for _, method := range []string{http.MethodGet, methodQuery} {
-			key := l.cache.httpKey(&l.request, method, u)
-			l.cache.changed.add(key, now)
-			l.fail(l.cache.options.Store.Delete(ctx, key))
+			key := c.httpKey(r, method, u)
+			c.changed.add(key, now)
+			errs = append(errs, c.options.Store.Delete(ctx, key))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// freshenWithHead takes over what a HEAD says of the stored answer (RFC 9111,
+// section 4.3.5).
+func (l *Lookup) freshenWithHead(ctx context.Context, resp *http.Response) {
+	ctx, now := context.WithoutCancel(ctx), time.Now()
+	r := l.request.HTTP
 	if r.Method != http.MethodHead || l.stale == nil || resp.StatusCode != http.StatusOK {
 		return
 	}

@@ -80,7 +80,7 @@ func (c *Cache) refresh(l *Lookup, r *http.Request, next http.Handler) {
 	if again == nil {
 		return
 	}
-	r = r.Clone(again.Context(r.Context()))
+	r = again.Request().Clone(again.Context(r.Context()))
 	if rewind(r) != nil {
 		again.Leave()
 		return
@@ -89,7 +89,9 @@ func (c *Cache) refresh(l *Lookup, r *http.Request, next http.Handler) {
 		defer again.Leave()
 		// Whatever it panics with is nobody's: the stale answer stays.
 		defer func() { _ = recover() }()
-		_ = c.call(nobody{http.Header{}}, r, again, next)
+		if again.Needed() {
+			_ = c.call(nobody{http.Header{}}, r, again, next)
+		}
 	}()
 }
 

@@ -44,6 +44,7 @@ type Recording struct {
 	keeping Keep
 
 	status   int
+	resp     *http.Response
 	header   http.Header
 	own      http.Header // the fields of header that go with the answer
 	length   int64       // declared; negative: none
@@ -65,13 +66,14 @@ type Recording struct {
 func (l *Lookup) Record(ctx context.Context, resp *http.Response, k Keep) *Recording {
 	rec := &Recording{
 		lookup: l, ctx: ctx, keeping: k,
-		status: resp.StatusCode, header: resp.Header, own: resp.Header, length: resp.ContentLength, received: time.Now(),
+		status: resp.StatusCode, header: resp.Header, own: resp.Header, resp: resp, length: resp.ContentLength, received: time.Now(),
 	}
 	if k.own != nil {
 		rec.own = k.own
 	}
 	if l.cache.options.Mode == ModeHTTP {
-		l.changes(ctx, resp)
+		l.fail(l.cache.Changed(ctx, l.request.HTTP, resp.StatusCode, resp.Header))
+		l.freshenWithHead(ctx, resp)
 	}
 	if l.stale != nil {
 		l.upstream = resp.StatusCode
@@ -80,6 +82,10 @@ func (l *Lookup) Record(ctx context.Context, resp *http.Response, k Keep) *Recor
 		return rec
 	}
 	shareable, storable := rec.judge(resp)
+	if storable { // it may be purged already: see Purges
+		m := l.meta()
+		storable = !l.cache.options.Purges.Purged(&m, l.key)
+	}
 	l.stored = storable
 	if storable && l.cache.options.Mode != ModeHTTP {
 		l.ttl = l.cache.ttl(resp.StatusCode)
@@ -91,7 +97,7 @@ func (l *Lookup) Record(ctx context.Context, resp *http.Response, k Keep) *Recor
 	if !shareable {
 		l.apart()
 	}
-	if shareable && l.leads && (k.Stream || l.cache.options.Mode == ModeHTTP) {
+	if shareable && l.leads && (rec.keeping.Stream || l.cache.options.Mode == ModeHTTP) {
 		head := &Entry{Status: rec.status, Header: rec.kept()}
 		if l.cache.options.Mode == ModeHTTP {
 			head.Header = httpServable(head) // to those who read along, it is not confirmed
@@ -131,6 +137,9 @@ func (rec *Recording) judge(resp *http.Response) (shareable, storable bool) {
 		}
 		rec.keeping.Stream = true
 	}
+	if c.options.Share != ShareCaller && resp.StatusCode/100 == 4 && c.ttl(resp.StatusCode) == 0 {
+		return false, false // it may be about who asked
+	}
 	if !c.permits(resp.Header, rec.keeping.Stream) || !c.keyedBy(resp.Header["Vary"]) {
 		return false, false
 	}
@@ -168,11 +177,7 @@ func (rec *Recording) judgeHTTP(l *Lookup) (shareable, storable bool) {
 	e := rec.entryHTTP(nil)
 	storable = e.Until.After(rec.received)
 	names, _ := varyNames(rec.header)
-	// Those who wait are alike only in what was known, or thought, to matter.
-	switch {
-	case l.marker != nil && !slices.Equal(l.marker.Vary, names),
-		l.marker == nil && l.stale != nil && len(names) > 0,
-		l.marker == nil && slices.ContainsFunc(names, unkeyed):
+	if !l.alike(names) {
 		return false, storable
 	}
 	return httpReuse(r.Header, e, rec.received) == reuseFresh, storable
@@ -222,6 +227,10 @@ func (rec *Recording) ReadAhead() int64 {
 	}
 	return 0
 }
+
+// ReadAlong reports whether others read the answer while it comes, for
+// upstream.Pool.Relay: whoever has the leader's place must not hold them up.
+func (rec *Recording) ReadAlong() bool { return rec.live != nil && rec.live.reading() }
 
 // Write keeps p. It never fails: an answer that grows too large is let go.
 func (rec *Recording) Write(p []byte) (int, error) {
@@ -284,6 +293,9 @@ func (rec *Recording) Finish() error {
 	}
 	e := rec.entry(fit(body))
 	var err error
+	if len(rec.resp.Trailer) > 0 { // some are not announced
+		l.stored = false
+	}
 	if l.stored {
 		err = rec.store(e)
 	}
@@ -377,7 +389,7 @@ func (rec *Recording) kept() http.Header {
 	}
 	h := keep(rec.own, !rec.lookup.stored)
 	// In the entry, so that hits and followers are told what the first client is.
-	c.restrict(h, rec.lookup.request.HTTP.Method, rec.lookup.ttl)
+	c.restrict(h, rec.lookup.request.HTTP.Method, rec.lookup.ttl, rec.lookup.ttl)
 	return h
 }
 
@@ -475,34 +487,34 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 // restrict says in the head of an answer what a cache in front may do with it. Of
 // one that is not for all, nothing: its Cache-Control becomes private, and keeps
 // what else the upstream said, unless that was stricter already. One that is for
-// all, and kept here, may be kept for as long as here; but nobody keeps the answer
-// to a POST. What is said to caches in
-// front alone goes: they would not look at Cache-Control (RFC 9213). In ModeHTTP the
-// upstream says.
-func (c *Cache) restrict(h http.Header, method string, ttl time.Duration) {
-	if c.options.Mode == ModeHTTP || c.options.Share == ShareAll && (ttl <= 0 || !conditional(method)) {
+// all may be kept for most, or less where the upstream said so, and for unsaid where
+// it said nothing; but nobody keeps the answer to a POST. What is said to caches in front alone goes: they would not
+// look at Cache-Control (RFC 9213). In ModeHTTP the upstream says.
+func (c *Cache) restrict(h http.Header, method string, most, unsaid time.Duration) {
+	if c.options.Mode == ModeHTTP {
 		return
 	}
 	for name := range h {
-		if name == "Surrogate-Control" || strings.HasSuffix(name, "Cdn-Cache-Control") {
+		if name == "Surrogate-Control" || name == "X-Accel-Expires" || strings.HasSuffix(name, "Cdn-Cache-Control") {
 			delete(h, name)
 		}
 	}
-	if c.options.Share == ShareAll {
-		limitAge(h, ttl)
-		return
+	switch {
+	case c.options.Share != ShareAll:
+		privatize(h)
+	case conditional(method):
+		limitAge(h, most, unsaid)
 	}
-	privatize(h)
 }
 
-// limitAge says that an answer may be kept for ttl, or less where the upstream said
-// so.
-func limitAge(h http.Header, ttl time.Duration) {
-	most := int64(ttl / time.Second)
+func limitAge(h http.Header, longest, unsaid time.Duration) {
+	most := int64(longest / time.Second)
 	var kept []string
 	aged := false
 	for name, value := range directives(h) {
 		switch name {
+		case "no-store":
+			return
 		case "s-maxage", "max-age":
 			n, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 64)
 			if err != nil || n < 0 {
@@ -517,7 +529,7 @@ func limitAge(h http.Header, ttl time.Duration) {
 		kept = append(kept, name)
 	}
 	if !aged {
-		kept = append(kept, "max-age="+strconv.FormatInt(most, 10))
+		kept = append(kept, "max-age="+strconv.FormatInt(int64(unsaid/time.Second), 10))
 	}
 	h["Cache-Control"] = []string{strings.Join(kept, ", ")}
 	delete(h, "Expires") // max-age is ahead of it

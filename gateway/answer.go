@@ -14,6 +14,7 @@ import (
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/dialect"
 	"github.com/inferweir/weir/telemetry"
+	"github.com/inferweir/weir/upstream"
 )
 
 // fetch gets the answer from the upstream and passes it on.
@@ -105,6 +106,7 @@ func (x *exchange) relay(resp *http.Response) {
 	x.theirs = x.chosen.upstream.dialect.Limits(resp.Header, time.Now())
 	delete(resp.Header, "X-Request-Id")
 	x.relaying = true
+	x.changed(resp)
 	if x.call.Endpoint != "" && x.r.Method != http.MethodHead {
 		x.answer = x.call.Answer(resp.StatusCode, resp.Header)
 		if x.answer.Resizes() {
@@ -112,24 +114,42 @@ func (x *exchange) relay(resp *http.Response) {
 		}
 		resp.Body = x.answer.Body(resp.Body)
 	}
-	var ahead int64
+	var ahead upstream.Ahead
 	if x.look != nil {
 		keep := cache.Keep{Failed: x.told}
 		if x.answer != nil {
 			keep.Stream, keep.Judge = x.answer.Streams(), x.judgement
 		}
 		recording := x.look.Record(x.r.Context(), resp, keep)
-		ahead = recording.ReadAhead()
+		ahead = upstream.Ahead{Bytes: recording.ReadAhead(), Wanted: recording.ReadAlong}
 		resp.Body = recording.Body(resp.Body)
 	}
 	resp.Body = &toldBody{resp.Body, x}
-	x.readsAhead = ahead > 0
+	x.readsAhead = ahead.Bytes > 0
 	if err := x.chosen.upstream.pool.Relay(x.w, resp, ahead); err != nil {
 		x.err = err
 		// The client must not take what it has for the whole answer.
 		panic(http.ErrAbortHandler)
 	}
 	x.dropTrailers()
+}
+
+// changed tells the caches of the other routes to the same path what an unsafe
+// request has changed: each has its own methods, and the answers to GET may be in
+// another one's than POST takes.
+func (x *exchange) changed(resp *http.Response) {
+	switch x.r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, "QUERY":
+		return
+	}
+	for _, rt := range x.setup.routes {
+		if rt == x.chosen || rt.cache == nil || rt.config.Cache.Mode != cacheHTTP || rt.upstream != x.chosen.upstream {
+			continue // its own has been told
+		}
+		if err := rt.cache.Changed(x.r.Context(), x.r, resp.StatusCode, resp.Header); err != nil {
+			x.gateway.answers.failed(err)
+		}
+	}
 }
 
 // dropTrailers removes the trailers that describe one exchange of ours with the

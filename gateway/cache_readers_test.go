@@ -93,3 +93,34 @@ func TestAStreamThatGrowsTooLargeGoesOn(t *testing.T) {
 		})
 	}
 }
+
+// Nor does one who takes nothing of an answer that is too large to be kept: who
+// reads has it, and it is the idle one who may lose.
+func TestAnIdleReaderOfTooMuchKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	const size = 32 << 20
+	for _, first := range []string{"the idle one leads", "the idle one follows"} {
+		t.Run(first, func(t *testing.T) {
+			t.Parallel()
+			begin := newGate()
+			w := site{mode: "http", share: "all", cache: ", max_entry: 1MiB"}.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				storable(w.Header())
+				say(w, "x")
+				for n := size - 1; n > 0 && begin.wait(r); n -= 32 << 10 {
+					say(w, strings.Repeat("x", min(n, 32<<10)))
+				}
+			}))
+			idle, busy := w.open("GET", "/", ""), w.open("GET", "/", "")
+			if first == "the idle one follows" {
+				idle, busy = busy, idle
+			}
+			begin.open()
+			if a := busy.rest(); a.err != nil || len(a.body) != size {
+				t.Errorf("%d of %d bytes, %v", len(a.body), size, a.err)
+			}
+			if a := idle.rest(); a.err == nil && len(a.body) != size {
+				t.Errorf("who took nothing: %d of %d bytes, and a clean end", len(a.body), size)
+			}
+		})
+	}
+}

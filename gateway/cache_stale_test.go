@@ -35,11 +35,12 @@ func TestAStaleAnswerIsGivenAtOnceAndFetchedAgainOnce(t *testing.T) {
 	t.Parallel()
 	for name, s := range agings("stale_while_revalidate", "stale-while-revalidate", 60) {
 		for _, store := range []string{"memory", "dir", "memory+redis"} {
+			s := s
+			s.store = store
 			t.Run(name+" "+store, func(t *testing.T) {
 				t.Parallel()
 				var calls atomic.Int64
 				refresh := newGate()
-				s.store = store
 				w := s.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					_ = taken(r)
 					n := calls.Add(1)

@@ -43,7 +43,11 @@ func (x *exchange) lookUp() (answered bool, err error) {
 // time, and the route keeps only those that have not.
 func (x *exchange) samples() bool {
 	c := x.chosen.config.Cache
-	return c.Mode != cacheHTTP && c.Only != "all" && !x.call.Deterministic
+	if c.Mode == cacheHTTP {
+		return false
+	}
+	// What can be read in two ways is two requests.
+	return x.call.Endpoint != "" && x.call.Err != nil || c.Only != "all" && !x.call.Deterministic
 }
 
 // convert makes the answer of one to the same request in another form: a stream of
@@ -97,7 +101,7 @@ func (x *exchange) refresh() {
 		chosen: x.chosen, caller: x.caller, plan: x.plan, exempt: x.exempt,
 		body: x.body, bodyRead: true, look: look,
 	}
-	y.r = x.r.Clone(look.Context(x.r.Context()))
+	y.r = look.Request().Clone(look.Context(x.r.Context()))
 	y.r.Body = http.NoBody
 	y.w = &response{ResponseWriter: nobody{http.Header{}}, exchange: y}
 	y.read(x.chosen)
@@ -108,7 +112,9 @@ func (x *exchange) refresh() {
 			// was logged on its way here.
 			_ = recover()
 		}()
-		x.gateway.serve(y, y.fetch)
+		if look.Needed() {
+			x.gateway.serve(y, y.fetch)
+		}
 	}()
 }
 

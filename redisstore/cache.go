@@ -33,6 +33,10 @@ var cacheWaitLua string
 //go:embed lua/purge.lua
 var purgeLua string
 
+// allowFull lets a script write to a server that is full, from Redis 7 on. Older ones
+// can not read it.
+const allowFull = "#!lua flags=allow-oom\n"
+
 // DefaultMaxEntry bounds the body of an entry unless told: 8 MiB.
 const DefaultMaxEntry = 8 << 20
 
@@ -59,12 +63,13 @@ type CacheOptions struct {
 type CacheStore struct {
 	store           *Store
 	maxEntry, limit int64
-	scripts         struct{ part, whole, lead, lease, wait, purge *rueidis.Lua }
+	scripts         struct{ part, whole, lead, lease, wait, purge, purgeFull *rueidis.Lua }
 	link            link
 	leases          leases
 	follows         follows
 
-	closing   atomic.Bool
+	closing   sync.Once
+	leasing   gate          // what gives and ends leases
 	listening atomic.Bool   // messages arrive
 	heard     atomic.Int64  // how often they began to
 	newest    atomic.Uint64 // the number of the newest purge that the log gave or told
@@ -90,6 +95,7 @@ func (s *Store) cacheWithLease(o CacheOptions, lease time.Duration) *CacheStore 
 	c.scripts.lease = rueidis.NewLuaScript(cacheLeaseLua)
 	c.scripts.wait = rueidis.NewLuaScript(cacheWaitLua)
 	c.scripts.purge = rueidis.NewLuaScript(purgeLua)
+	c.scripts.purgeFull = rueidis.NewLuaScript(allowFull + purgeLua)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	c.link.init(c.ctx, &s.options, s.address)
 	c.link.near, c.link.reads = max(0, o.Near), true
@@ -146,17 +152,19 @@ func (a *caches) close() {
 }
 
 // Close ends the leases that are still held, so that other instances need not wait
-// until they run out, the calls in flight, Follow, and the connections.
+// until they run out, then the calls in flight, Follow, and the connections. Nobody
+// is given a lease any more as soon as it begins, and what a lease's release is asked
+// for later it has done. It lasts some deadlines where Redis does not answer.
 func (c *CacheStore) Close() {
-	if c.closing.Swap(true) {
-		return
-	}
-	c.endLeases()
-	c.link.closed.Store(true)
-	c.store.caches.remove(c)
-	c.cancel()
-	c.wg.Wait()
-	c.link.close()
+	c.closing.Do(func() {
+		c.leasing.shut()
+		c.endLeases()
+		c.link.closed.Store(true)
+		c.store.caches.remove(c)
+		c.cancel()
+		c.wg.Wait()
+		c.link.close()
+	})
 }
 
 // Healthy reports whether Redis answers the cache, as far as is known.

@@ -167,8 +167,13 @@ func (c *CacheStore) leaseKey(key cache.Key) string {
 
 func (c *CacheStore) leaseChannel() string { return c.store.options.Prefix + ":cache-leases" }
 
-// Lead implements cache.Leases. A lease lasts 10 s without its instance.
+// Lead implements cache.Leases. A lease lasts 10 s without its instance. Close ends it,
+// and then Lead fails with ErrClosed.
 func (c *CacheStore) Lead(ctx context.Context, key cache.Key) (release func(shareable bool), err error) {
+	if !c.leasing.enter() {
+		return nil, ErrClosed
+	}
+	defer c.leasing.leave()
 	if c.leases.full() {
 		return nil, errManyLed
 	}
@@ -188,18 +193,25 @@ func (c *CacheStore) Lead(ctx context.Context, key cache.Key) (release func(shar
 		return nil, nil
 	}
 	c.leases.add(one)
-	return func(shareable bool) {
-		if !c.leases.remove(one) {
-			return
-		}
-		how := "end"
-		if !shareable {
-			how = "alone"
-		}
-		if c.end(one, how) != nil {
-			c.leases.later(one, end{how, time.Now()})
-		}
-	}, nil
+	return func(shareable bool) { c.release(one, shareable) }, nil
+}
+
+// release ends a lease, unless that has been done.
+func (c *CacheStore) release(one lease, shareable bool) {
+	if !c.leasing.enter() {
+		return // Close ends it
+	}
+	defer c.leasing.leave()
+	if !c.leases.remove(one) {
+		return
+	}
+	how := "end"
+	if !shareable {
+		how = "alone"
+	}
+	if c.end(one, how) != nil {
+		c.leases.later(one, end{how, time.Now()})
+	}
 }
 
 // end tells Redis, within the deadline, that a lease has ended.
@@ -263,49 +275,71 @@ func (c *CacheStore) keepLeases() {
 			return
 		case <-tick.C:
 		}
+		if !c.leasing.enter() {
+			return // Close ends them all
+		}
 		renew, ended := c.leases.due()
-		var wg sync.WaitGroup
-		tokens := make(chan struct{}, renewers)
-		each := func(one lease, f func(lease)) {
-			tokens <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-tokens }()
-				f(one)
-			})
-		}
-		for one, e := range ended {
-			each(one, func(one lease) {
-				if c.end(one, e.how) != nil {
-					c.leases.later(one, e)
-				}
-			})
-		}
-		for _, one := range renew {
-			each(one, c.renewLease)
-		}
-		wg.Wait()
+		c.endEach(ended)
+		c.renewEach(renew)
+		c.leasing.leave()
 	}
 }
 
-// endLeases ends all leases that are held, for as long as Redis answers.
-func (c *CacheStore) endLeases() {
-	held, _ := c.leases.due()
-	var wg sync.WaitGroup
-	tokens := make(chan struct{}, renewers)
-	for _, one := range held {
-		if c.link.ready() != nil {
-			break // they run out
-		}
-		if !c.leases.remove(one) {
-			continue
-		}
-		tokens <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-tokens }()
-			_ = c.end(one, "end")
+// endEach ends leases, and has those of which Redis does not answer ended later. Those
+// that have run out meanwhile are left alone.
+func (c *CacheStore) endEach(ended map[lease]end) {
+	var some throng
+	for one, e := range ended {
+		some.run(func() {
+			if time.Since(e.when) < c.leases.lasts && c.end(one, e.how) != nil {
+				c.leases.later(one, e)
+			}
 		})
 	}
-	wg.Wait()
+	some.Wait()
+}
+
+// renewEach renews leases until the cache is to be closed, which ends them.
+func (c *CacheStore) renewEach(renew []lease) {
+	var some throng
+	for _, one := range renew {
+		if c.leasing.closed.Load() {
+			break
+		}
+		some.run(func() { c.renewLease(one) })
+	}
+	some.Wait()
+}
+
+// endLeases ends all leases that are held, or may be, for as long as Redis answers:
+// the others run out. Nobody leads, and no release is on its way.
+func (c *CacheStore) endLeases() {
+	held, ended := c.leases.due()
+	for _, one := range held {
+		if c.leases.remove(one) {
+			ended[one] = end{"end", time.Now()}
+		}
+	}
+	if c.link.ready() == nil {
+		c.endEach(ended)
+	}
+}
+
+// throng is some work of which renewers are done at a time.
+type throng struct {
+	sync.WaitGroup
+	tokens chan struct{}
+}
+
+func (t *throng) run(f func()) {
+	if t.tokens == nil {
+		t.tokens = make(chan struct{}, renewers)
+	}
+	t.tokens <- struct{}{}
+	t.Go(func() {
+		defer func() { <-t.tokens }()
+		f()
+	})
 }
 
 // renewLease renews a lease, unless it has run out: somebody else may lead.

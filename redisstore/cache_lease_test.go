@@ -271,3 +271,64 @@ func TestCacheLeasesWithoutMessages(t *testing.T) {
 		release(true)
 	})
 }
+
+func TestCacheLeasesClosed(t *testing.T) {
+	t.Run("Close leaves no lease behind, whatever is on its way", func(t *testing.T) {
+		t.Parallel()
+		server := storetest.Redis(t)
+		s := open(t, redisstore.Options{URL: server.URL()})
+		for round := range 30 {
+			c := s.Cache(redisstore.CacheOptions{})
+			answers(t, c)
+			held := leads(t, c, "held")
+			if held == nil {
+				t.Fatalf("round %d: somebody leads", round)
+			}
+			var wg sync.WaitGroup
+			var led atomic.Int64
+			enough := make(chan struct{})
+			for i := range 4 {
+				wg.Go(func() {
+					for j := 0; ; j++ {
+						release, err := c.Lead(context.Background(), cacheKey(strconv.Itoa(i)))
+						if errors.Is(err, redisstore.ErrClosed) {
+							return
+						}
+						if err != nil || release == nil {
+							t.Errorf("round %d, %d: lead: %v", round, i, err)
+							return
+						}
+						if led.Add(1) == int64(10+round) {
+							close(enough)
+						}
+						release(true)
+					}
+				})
+			}
+			<-enough
+			c.Close()
+			left := server.MustDo("KEYS", "*:lease")
+			wg.Wait()
+			held(false)
+			if now := server.MustDo("KEYS", "*:lease"); left != "" || now != "" {
+				t.Fatalf("round %d: leases are left: %q, then %q", round, left, now)
+			}
+		}
+	})
+	t.Run("Close ends a lease of which Redis did not say whether it was given", func(t *testing.T) {
+		t.Parallel()
+		server := storetest.Redis(t)
+		a := openCacheWithLease(t, redisstore.Options{URL: server.URL(), Deadline: time.Second}, 15*time.Second)
+		server.Pause()
+		if release, err := a.Lead(context.Background(), cacheKey("k")); err == nil {
+			release(true)
+			t.Fatal("a paused server has given a lease")
+		}
+		server.Resume()
+		storetest.Eventually(t, soon, "it was given", func() bool { return server.MustDo("EXISTS", a.LeaseKey(cacheKey("k"))) == "1" })
+		a.Close()
+		if server.MustDo("EXISTS", a.LeaseKey(cacheKey("k"))) != "0" {
+			t.Error("the lease is still there")
+		}
+	})
+}

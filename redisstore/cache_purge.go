@@ -25,9 +25,10 @@ const (
 	// followEvery is how often the log is looked at without a message: one may be
 	// lost, and FLUSHALL sends none. It is also the longest wait after a failure.
 	followEvery = time.Second
-	// followPause is the least time between two readings of the log, which may be
-	// long, while purges follow each other.
-	followPause = 50 * time.Millisecond
+	// While purges follow each other the log is not read for a time that is followShare
+	// times as long as reading it took, within these bounds: it may be long.
+	leastPause, mostPause = 2 * time.Millisecond, 50 * time.Millisecond
+	followShare           = 8
 )
 
 // follows are the calls of Follow.
@@ -77,13 +78,29 @@ func (c *CacheStore) Append(ctx context.Context, labels []string, known uint64) 
 	args := make([]string, 0, 5+len(labels))
 	args = append(args, strconv.FormatUint(known, 10), strconv.FormatUint(c.newest.Load(), 10),
 		strconv.Itoa(maxLabels), c.purgesChannel(), rand.Text())
-	n, err := c.run(ctx, c.scripts.purge, []string{c.purgesKey()}, append(args, labels...)...)
+	n, err := c.append(ctx, append(args, labels...))
 	c.observe(ctx, OpCachePurge, began, err)
 	if err != nil {
 		return 0, fmt.Errorf("redisstore: cache: purge: %w", err)
 	}
 	raise(&c.newest, uint64(n))
 	return uint64(n), nil
+}
+
+// append runs the script. A server that is full has to take a purge all the same: what
+// fills it may be what is purged, and the log has its own bound. Servers before Redis 7
+// can not be told so.
+func (c *CacheStore) append(ctx context.Context, args []string) (int64, error) {
+	keys := []string{c.purgesKey()}
+	n, err := c.run(ctx, c.scripts.purge, keys, args...)
+	if failureOf(err) != Memory {
+		return n, err
+	}
+	n, again := c.run(ctx, c.scripts.purgeFull, keys, args...)
+	if failureOf(again) == Script {
+		return 0, err
+	}
+	return n, again
 }
 
 // raise makes v at least to.
@@ -101,8 +118,9 @@ type logState struct {
 	log string // which log: another one has lost what was in the one before
 }
 
-// Follow implements cache.PurgeLog. A change is reported as soon as its message
-// comes, else within a second. A log that was lost is reported as an empty one.
+// Follow implements cache.PurgeLog. A change is reported when its message comes, within
+// some milliseconds, else within a second. A log that was lost is reported as an empty
+// one. An instance that does not reach Redis reports nothing until it does again.
 func (c *CacheStore) Follow(ctx context.Context, changed func(cache.PurgeState)) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -110,34 +128,44 @@ func (c *CacheStore) Follow(ctx context.Context, changed func(cache.PurgeState))
 	poked, leave := c.follows.add()
 	defer leave()
 	f := following{changed: changed}
-	pause := firstRetry
+	retry := firstRetry
 	for ctx.Err() == nil {
 		if err := f.look(ctx, c); err != nil {
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, followEvery)
+			rest(ctx, retry, nil)
+			retry = min(2*retry, followEvery)
 			continue
 		}
-		pause = firstRetry
-		select {
-		case <-ctx.Done():
-		case <-time.After(followPause):
-		}
-		select {
-		case <-ctx.Done():
-		case <-poked:
-		case <-time.After(followEvery - followPause):
-		}
+		retry = firstRetry
+		// After the reading, not before it: the first of some purges does not wait.
+		pause := pauseAfter(f.took)
+		rest(ctx, pause, nil)
+		rest(ctx, followEvery-pause, poked)
 	}
+}
+
+// rest waits, until it is woken or ctx ends.
+func rest(ctx context.Context, d time.Duration, wake <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-wake:
+	case <-timer.C:
+	}
+}
+
+// pauseAfter is for how long the log is not read again after a reading that took so
+// long.
+func pauseAfter(took time.Duration) time.Duration {
+	return min(max(followShare*took, leastPause), mostPause)
 }
 
 // following is one call of Follow.
 type following struct {
 	changed  func(cache.PurgeState)
 	reported bool
-	heard    int64 // how often messages had begun to arrive before the last report
+	took     time.Duration // the last reading
+	heard    int64         // how often messages had begun to arrive before the last report
 	last     logState
 }
 
@@ -146,7 +174,9 @@ type following struct {
 func (f *following) look(ctx context.Context, c *CacheStore) error {
 	// Both before the log is read: what comes after is a reason to read it again.
 	heard, newest := c.heard.Load(), c.newest.Load()
+	began := time.Now()
 	next, err := c.readLog(ctx, &f.last, !f.reported || heard != f.heard)
+	f.took = time.Since(began)
 	if err != nil || next == nil || ctx.Err() != nil {
 		return err
 	}

@@ -186,6 +186,78 @@ func TestPurgeLogFull(t *testing.T) {
 	})
 }
 
+func TestPurgeLogSoon(t *testing.T) {
+	t.Run("reaches the other instance within milliseconds, one purge after the other", func(t *testing.T) {
+		server := storetest.Redis(t)
+		a, b := openCache(t, redisstore.Options{URL: server.URL()}, redisstore.CacheOptions{}), openCache(t, redisstore.Options{URL: server.URL()}, redisstore.CacheOptions{})
+		told := make(chan uint64, 1000)
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { b.Follow(ctx, func(s cache.PurgeState) { told <- s.Seq }) })
+		defer func() { cancel(); wg.Wait() }()
+		<-told
+		var took []time.Duration
+		for i := range uint64(40) {
+			began := time.Now()
+			purge(t, a, i, i+1, "tag:"+strconv.FormatUint(i, 10))
+			for <-told != i+1 {
+			}
+			took = append(took, time.Since(began))
+		}
+		slices.Sort(took)
+		t.Logf("from %v, median %v, to %v", took[0], took[20], took[39])
+		// Not the median: another test may have the machine for a while.
+		if took[10] > 25*time.Millisecond {
+			t.Errorf("one of four purges was told within %v, want a few milliseconds", took[10])
+		}
+	})
+	t.Run("reads a log that is long less often", func(t *testing.T) {
+		got := []time.Duration{redisstore.PauseAfter(0), redisstore.PauseAfter(time.Millisecond), redisstore.PauseAfter(time.Minute)}
+		if want := []time.Duration{2 * time.Millisecond, 8 * time.Millisecond, 50 * time.Millisecond}; !slices.Equal(got, want) {
+			t.Errorf("%v, want %v", got, want)
+		}
+	})
+}
+
+func TestPurgeLogOnAFullServer(t *testing.T) {
+	t.Run("takes a purge, and tells it", func(t *testing.T) {
+		t.Parallel()
+		server := storetest.Redis(t)
+		a, b := openCache(t, redisstore.Options{URL: server.URL()}, redisstore.CacheOptions{}), openCache(t, redisstore.Options{URL: server.URL()}, redisstore.CacheOptions{})
+		r := follow(t, b)
+		lease := leads(t, a, "k")
+		server.MustDo("CONFIG", "SET", "maxmemory", "1")
+		purge(t, a, 0, 1, "tag:llama")
+		tells(t, r, cache.PurgeState{Seq: 1, Labels: map[string]uint64{"tag:llama": 1}})
+		purge(t, b, 7, 8, "tag:x", "tag:y")
+		tells(t, r, cache.PurgeState{Seq: 8, Labels: map[string]uint64{"tag:llama": 1, "tag:x": 8, "tag:y": 8}})
+		purge(t, a, 0, 9, "all")
+		tells(t, r, cache.PurgeState{Seq: 9, Floor: 9})
+		if lease(true); server.MustDo("EXISTS", a.LeaseKey(cacheKey("k"))) != "0" {
+			t.Error("a lease can not be ended")
+		}
+	})
+	t.Run("says so where the server is before Redis 7, and purges nothing", func(t *testing.T) {
+		t.Parallel()
+		server := storetest.Redis(t)
+		var seen observed
+		c := openCache(t, redisstore.Options{URL: server.URL(), Observe: seen.observe}, redisstore.CacheOptions{})
+		c.AsBefore7()
+		purge(t, c, 0, 1, "tag:llama")
+		server.MustDo("CONFIG", "SET", "maxmemory", "1")
+		for range 3 * redisstore.DefaultBreakerFailures {
+			if n, err := c.Append(context.Background(), []string{"tag:x"}, 1); n != 0 || err == nil || !strings.Contains(err.Error(), "OOM") {
+				t.Fatalf("number %d, %v: want what the server said", n, err)
+			}
+		}
+		if !c.Healthy() || seen.of(redisstore.OpCachePurge, redisstore.Memory) != 3*redisstore.DefaultBreakerFailures {
+			t.Error("want each told as a lack of memory, and the breaker closed")
+		}
+		server.MustDo("CONFIG", "SET", "maxmemory", "0")
+		purge(t, c, 1, 2, "tag:x")
+	})
+}
+
 func TestPurgeLogAway(t *testing.T) {
 	t.Run("tells after an outage what was purged meanwhile, and without messages as well", func(t *testing.T) {
 		t.Parallel()

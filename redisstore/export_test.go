@@ -3,6 +3,8 @@ package redisstore
 import (
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/ratelimit"
 )
@@ -56,6 +58,15 @@ func (s *Store) CacheWithLease(o CacheOptions, lease time.Duration) *CacheStore 
 // ValueKey is where the entry of a key lies, and LeaseKey its lease.
 func (c *CacheStore) ValueKey(key cache.Key) string { return c.valueKey(key) }
 func (c *CacheStore) LeaseKey(key cache.Key) string { return c.leaseKey(key) }
+
+// AsBefore7 makes the server one that can not read what allows a script to write to a
+// full one.
+func (c *CacheStore) AsBefore7() {
+	c.scripts.purgeFull = rueidis.NewLuaScript("#!none flags=allow-oom\n" + purgeLua)
+}
+
+// PauseAfter is for how long the log is not read again after a reading.
+func PauseAfter(took time.Duration) time.Duration { return pauseAfter(took) }
 
 // Listening says whether messages arrive.
 func (c *CacheStore) Listening() bool { return c.listening.Load() }

@@ -307,7 +307,7 @@ func (p *Pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if out.SetWriteDeadline(time.Now().Add(p.options.Timeouts.Total)) == nil {
 		defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection's next answer has its own
 	}
-	if err := p.Relay(w, resp, 0); err != nil {
+	if err := p.Relay(w, resp, Ahead{}); err != nil {
 		// The client must not take what it has for the whole answer.
 		panic(http.ErrAbortHandler)
 	}

@@ -751,7 +751,7 @@ func TestRelayReadsAheadForOthers(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := httptest.NewRecorder()
-			if err := pool.Relay(w, resp, ahead); err != nil || w.Body.Len() != size || strings.Trim(w.Body.String(), "x") != "" {
+			if err := pool.Relay(w, resp, upstream.Ahead{Bytes: ahead}); err != nil || w.Body.Len() != size || strings.Trim(w.Body.String(), "x") != "" {
 				t.Errorf("%d bytes, %v", w.Body.Len(), err)
 			}
 		})
@@ -762,7 +762,7 @@ func TestRelayReadsAheadForOthers(t *testing.T) {
 			}
 			var read atomic.Int64
 			resp.Body = countedBody{resp.Body, &read}
-			err = pool.Relay(leaves{httptest.NewRecorder()}, resp, ahead)
+			err = pool.Relay(leaves{httptest.NewRecorder()}, resp, upstream.Ahead{Bytes: ahead})
 			if !upstream.ClientLeft(err) || (read.Load() == size) != (ahead > 0) {
 				t.Errorf("%v after %d bytes were read", err, read.Load())
 			}
