@@ -75,6 +75,9 @@ func (s *DirStore) scan(ctx context.Context) error {
 	if err == nil || ctx.Err() != nil {
 		return nil // nobody waits for the rest
 	}
+	if lost := s.lock.check(); lost != nil {
+		return lost
+	}
 	return fmt.Errorf("cache: directory %s: count its files: %w", s.path, err)
 }
 
@@ -141,6 +144,9 @@ func (s *DirStore) Sweep(ctx context.Context, gone func(*Meta) bool) (int, error
 		}
 		return err
 	})
+	if lost := s.lock.check(); lost != nil {
+		return n, lost
+	}
 	if err != nil {
 		return n, fmt.Errorf("cache: directory %s: sweep: %w", s.path, err)
 	}

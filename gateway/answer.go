@@ -248,8 +248,8 @@ func (x *exchange) finish() {
 	if x.chosen != nil {
 		name = x.chosen.name
 	}
+	x.setup.bodies.release(x.body)
 	if !x.refreshing { // which is no request of anybody's
-		x.setup.bodies.release(x.body)
 		if !x.counted {
 			m.RequestStarted(name)
 		}
@@ -258,12 +258,21 @@ func (x *exchange) finish() {
 			m.Cache(name, x.look.Result())
 		}
 	}
+	e := x.entry(status, took)
+	x.addUsage(&e, used)
+	if x.err != nil {
+		e.Error = x.err.Error()
+	}
+	x.gateway.log.Log(e)
+}
+
+// entry is the request's line of the log, without what the model did.
+func (x *exchange) entry(status int, took time.Duration) telemetry.Entry {
 	e := telemetry.Entry{
 		Time:         x.started,
 		RequestID:    x.id,
 		Caller:       x.caller.ID,
 		Plan:         x.plan,
-		Route:        name,
 		Method:       x.r.Method,
 		Path:         x.r.URL.Path,
 		Proto:        x.r.Proto,
@@ -281,6 +290,9 @@ func (x *exchange) finish() {
 		Store:        x.storeMode,
 		UserAgent:    x.r.UserAgent(),
 	}
+	if x.chosen != nil {
+		e.Route = x.chosen.name
+	}
 	if x.look != nil {
 		e.Cache = x.look.Status()
 	}
@@ -290,14 +302,10 @@ func (x *exchange) finish() {
 	if x.called {
 		e.Upstream, e.Target = x.chosen.upstream.name, x.target
 	}
-	x.addUsage(&e, used)
 	if x.caller.Addr.IsValid() {
 		e.Client = x.caller.Addr.String()
 	}
-	if x.err != nil {
-		e.Error = x.err.Error()
-	}
-	x.gateway.log.Log(e)
+	return e
 }
 
 // addUsage says and counts what the model did: the same as is charged for it.

@@ -92,8 +92,12 @@ func (x *exchange) join() (answered bool, err error) {
 // refresh makes a stale answer anew in the background, at the expense of whoever
 // was given it: a refresh that his quota does not allow is left to another.
 func (x *exchange) refresh() {
+	if !x.setup.bodies.take(int64(cap(x.body))) {
+		return // the body would be kept for longer than its request
+	}
 	look := x.look.Refreshing()
 	if look == nil {
+		x.setup.bodies.release(x.body)
 		return
 	}
 	y := &exchange{
@@ -112,9 +116,11 @@ func (x *exchange) refresh() {
 			// was logged on its way here.
 			_ = recover()
 		}()
-		if look.Needed() {
-			x.gateway.serve(y, y.fetch)
+		if !look.Needed() {
+			y.setup.bodies.release(y.body)
+			return
 		}
+		x.gateway.serve(y, y.fetch)
 	}()
 }
 
