@@ -65,6 +65,7 @@ func TestDirStoreMakesItsLockAgain(t *testing.T) {
 	t.Run("where the directory is gone with it", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "cache")
 		s := openDir(t, cache.DirOptions{Path: dir})
+		<-s.Scanned() // which looks too, and makes the directory while it is being deleted
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
 		}

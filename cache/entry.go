@@ -174,6 +174,7 @@ func (e *Entry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h[name] = values
 	}
 	h["Etag"] = []string{e.ETag}
+	asTyped(h)
 	if e.Status/100 == 2 && conditional(r.Method) && matches(r.Header["If-None-Match"], e.ETag) {
 		for _, name := range []string{"Content-Type", "Content-Length", "Content-Encoding", "Content-Language"} {
 			delete(h, name)
@@ -185,6 +186,13 @@ func (e *Entry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(e.Status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(e.Body) // a client that has left needs no answer
+	}
+}
+
+// asTyped keeps the server from guessing a type for an answer that has none.
+func asTyped(h http.Header) {
+	if _, typed := h["Content-Type"]; !typed {
+		h["Content-Type"] = nil
 	}
 }
 

@@ -80,13 +80,6 @@ func (f *flight[K, V]) offer(value V) {
 	f.setLocked(value, nil)
 }
 
-// bar keeps others from joining.
-func (f *flight[K, V]) bar() {
-	f.group.mu.Lock()
-	defer f.group.mu.Unlock()
-	f.removeLocked()
-}
-
 // finish ends the call and gives all members their result, unless they have one.
 func (f *flight[K, V]) finish(value V, err error) {
 	f.group.mu.Lock()

@@ -157,6 +157,7 @@ func (l *Lookup) apart() {
 	if !l.leads {
 		return
 	}
+	l.alone = true
 	l.cache.alone.add(l.flightKey(), time.Now().Add(aloneFor))
 	l.finish(outcome{}, nil)
 }
@@ -221,8 +222,12 @@ func (l *Lookup) depart() { l.left.Do(l.flight.leave) }
 func (l *Lookup) flightKey() Key {
 	key := l.key
 	if l.cache.options.Mode == ModeHTTP {
-		key = l.flightKeyHTTP()
+		key = l.flightKeyHTTP(l.key, l.marker != nil || l.stale != nil)
 	}
+	return l.afterPurges(key)
+}
+
+func (l *Lookup) afterPurges(key Key) Key {
 	if l.epoch == 0 {
 		return key
 	}

@@ -19,6 +19,13 @@ var errStalled = errors.New("cache: the reader of a running answer took nothing 
 // stallFor is how long a reader may take nothing while it holds up the others.
 const stallFor = 10 * time.Second
 
+// How much a reader takes at a time: while others may wait for it, so little that a
+// slow one is seen to move.
+const (
+	readPiece = 32 << 10
+	slowPiece = 4 << 10
+)
+
 // live is the body of an answer that is still coming, for any number of readers.
 // Up to limit bytes each of them reads it from its start. Of a longer one nobody
 // can join any more, what all have read is dropped, and it comes at the pace of the
@@ -95,6 +102,11 @@ func (r *liveReader) next(ctx context.Context) ([]byte, error) {
 			return nil, errStalled
 		}
 		unread, ended, err, changed := l.data[r.at-l.start:], l.ended, l.err, l.changed
+		most := readPiece
+		if l.over {
+			most = slowPiece
+		}
+		unread = unread[:min(len(unread), most)]
 		r.at += len(unread)
 		l.mu.Unlock()
 		switch {

@@ -84,6 +84,7 @@ type Lookup struct {
 	release func(shareable bool)
 	sent    bool // the upstream was asked
 	gone    bool // everybody left before it answered
+	alone   bool // what it brought is not for those who wait
 	left    sync.Once
 	stop    func() bool // no longer watches the leader's own context
 }
@@ -294,7 +295,8 @@ func (l *Lookup) Serve(w http.ResponseWriter, r *http.Request) error {
 	if l.live != nil {
 		head := l.live.live.head
 		copyFields(h, head.Header)
-		if !head.Made.IsZero() {
+		asTyped(h)
+		if l.cache.options.Mode == ModeHTTP {
 			h["Age"] = []string{strconv.FormatInt(int64(head.Age(time.Now())/time.Second), 10)}
 		}
 		w.WriteHeader(head.Status)
@@ -323,6 +325,7 @@ func (l *Lookup) Serve(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	case len(l.Entry.Frames) > 0:
 		copyFields(h, l.Entry.Header)
+		asTyped(h)
 		h["Etag"] = []string{l.Entry.ETag}
 		w.WriteHeader(l.Entry.Status)
 		if r.Method == http.MethodHead {

@@ -134,13 +134,13 @@ func httpWindows(e *Entry, whileRevalidate, ifError time.Duration) (time.Duratio
 // flightKeyHTTP has the fields by which answers are known to vary, or all. A
 // client's credentials are in it in any case: what is for one may be not for
 // another, and that shows only in the answer.
-func (l *Lookup) flightKeyHTTP() Key {
+func (l *Lookup) flightKeyHTTP(key Key, known bool) Key {
 	k := NewKeyHash()
 	k.Add("flight")
-	k.AddBytes(l.key[:])
+	k.AddBytes(key[:])
 	k.AddBytes(l.own[:])
 	addCredentials(k, l.request.HTTP.Header)
-	if l.marker == nil && l.stale == nil {
+	if !known {
 		addFields(k, l.request.HTTP.Header)
 	}
 	return k.Sum()
@@ -203,8 +203,17 @@ func (l *Lookup) until(e *Entry) time.Time {
 	return e.Expires.Add(keep)
 }
 
-// keepHTTP stores e where requests like this one find it.
+// keepHTTP stores e where requests like this one find it. Those who come then do not
+// wait for each other either if those who came now could not.
 func (l *Lookup) keepHTTP(ctx context.Context, e *Entry, h http.Header, now time.Time) error {
+	err := l.putHTTP(ctx, e, h, now)
+	if l.alone {
+		l.cache.alone.add(l.afterPurges(l.flightKeyHTTP(l.Key(), true)), now.Add(aloneFor))
+	}
+	return err
+}
+
+func (l *Lookup) putHTTP(ctx context.Context, e *Entry, h http.Header, now time.Time) error {
 	if l.cache.changed.since(l.base, l.asked) {
 		return nil
 	}

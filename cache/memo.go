@@ -71,6 +71,11 @@ const memoForever = 10 * 365 * 24 * time.Hour
 // run at once; beyond that the stale result is given and nothing is refreshed.
 // If f fails where a result may be used on errors, the callers get that.
 //
+// After a failure f rests for a second where a stale result may be given instead:
+// neither a refresh nor a caller who would get that result runs it for the key.
+// Of the keys that rest 4,096 are remembered at most. A caller for whom there is
+// nothing to give runs it always.
+//
 // In a store a result is JSON, under the SHA-256 of the name and the key's JSON.
 // Every caller, also the first, gets what that JSON gives back: unexported fields
 // are empty for all. A key that its JSON does not give back equal, because it
@@ -113,8 +118,9 @@ type memo[K comparable, V any] struct {
 	options   MemoOptions
 	labels    []string
 	results   memoResults[K, V]
-	flights   memoFlights[memoCall[K], V]
+	flights   flights[memoCall[K], V]
 	refreshes chan struct{} // has one for each call in the background
+	resting   memoRests[K]
 }
 
 // memoCall is what a running call answers: a key, with what was purged before.
@@ -168,7 +174,12 @@ func (m *memo[K, V]) call(ctx context.Context, key K) (V, error) {
 		return r.value, nil
 	}
 	if r != nil && now.Before(r.expires.Add(m.options.StaleWhileRevalidate)) {
-		m.refresh(ctx, call)
+		if !m.resting.has(key, now) {
+			m.refresh(ctx, call)
+		}
+		return r.value, nil
+	}
+	if r != nil && now.Before(r.expires.Add(m.options.StaleIfError)) && m.resting.has(key, now) {
 		return r.value, nil
 	}
 	flight, leader := m.flights.join(ctx, call)
@@ -222,7 +233,7 @@ func (m *memo[K, V]) refresh(ctx context.Context, call memoCall[K]) {
 }
 
 // run makes the call of a flight, whatever becomes of it.
-func (m *memo[K, V]) run(flight *memoFlight[memoCall[K], V]) {
+func (m *memo[K, V]) run(flight *flight[memoCall[K], V]) {
 	var value V
 	var last *memoResult[V]
 	err := errors.New("cache: the memoized function ended its goroutine")
@@ -230,7 +241,11 @@ func (m *memo[K, V]) run(flight *memoFlight[memoCall[K], V]) {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("cache: the memoized function panicked: %v\n%s", p, debug.Stack())
 		}
-		if err != nil && last != nil && time.Now().Before(last.expires.Add(m.options.StaleIfError)) && flight.ctx.Err() == nil {
+		now := time.Now()
+		if err != nil && last != nil && flight.ctx.Err() == nil {
+			m.resting.add(flight.key.key, now)
+		}
+		if err != nil && last != nil && now.Before(last.expires.Add(m.options.StaleIfError)) && flight.ctx.Err() == nil {
 			m.observe(fmt.Errorf("cache: a stale result of %s stands in for an error: %w", m.name(), err))
 			value, err = last.value, nil
 		}
@@ -255,7 +270,7 @@ func (m *memo[K, V]) run(flight *memoFlight[memoCall[K], V]) {
 }
 
 // keep keeps a value, and gives it as callers get it.
-func (m *memo[K, V]) keep(flight *memoFlight[memoCall[K], V], value V, start time.Time) (V, error) {
+func (m *memo[K, V]) keep(flight *flight[memoCall[K], V], value V, start time.Time) (V, error) {
 	now := time.Now()
 	ttl := m.options.TTL
 	if ttl <= 0 {

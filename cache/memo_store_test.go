@@ -58,6 +58,8 @@ func TestMemoEverywhere(t *testing.T) {
 		{"forgets what was purged, and what was on its way then", memoPurge},
 		{"its refreshes end with the context, and their owner can wait", memoOwner},
 		{"runs 64 refreshes at most", memoRefreshBound},
+		{"rests for a second after a failure that a stale result hides", memoRest},
+		{"remembers 4,096 resting keys at most", memoRestBound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for where, store := range map[string]func() cache.Store{
@@ -134,6 +136,12 @@ func memoIfError(t *testing.T, o cache.MemoOptions) {
 	if len(observed) != 1 || !errors.Is(observed[0], down) {
 		t.Errorf("observed %v", observed)
 	}
+	for range 100 { // it has failed within the last second
+		want(t, f, "x 1")
+	}
+	if n := c.calls.Load(); n != 2 || len(observed) != 1 {
+		t.Errorf("%d calls, observed %v: want f at rest", n, observed)
+	}
 	time.Sleep(31*time.Minute - 1)
 	want(t, f, "x 1")
 	time.Sleep(time.Nanosecond)
@@ -158,14 +166,22 @@ func memoRefreshFails(t *testing.T, o cache.MemoOptions) {
 	down := errors.New("model down")
 	c.fail(down)
 	time.Sleep(time.Minute)
-	for range 3 { // each call tries again, as none runs
+	for i, pause := range []time.Duration{0, 0, time.Second - 1, 1, 0} {
+		time.Sleep(pause)
 		want(t, f, "x 1")
 		synctest.Wait()
+		tries := []int64{1, 1, 1, 2, 2}[i] // one a second, however many ask
+		if observed.Load() != tries || c.calls.Load() != 1+tries {
+			t.Errorf("ask %d: %d calls, %d errors observed: want %d refreshes", i, c.calls.Load(), observed.Load(), tries)
+		}
 	}
-	if observed.Load() != 3 || c.calls.Load() != 4 {
-		t.Errorf("%d calls, %d errors observed", c.calls.Load(), observed.Load())
-	}
-	time.Sleep(time.Minute)
+	time.Sleep(time.Second)
+	c.err.Store(nil)
+	want(t, f, "x 1")
+	synctest.Wait()
+	want(t, f, "x 4") // the refresh after the rest
+	c.fail(down)
+	time.Sleep(2 * time.Minute)
 	if _, err := f(t.Context(), "x"); !errors.Is(err, down) {
 		t.Errorf("behind the window: %v", err)
 	}
@@ -247,6 +263,83 @@ func memoRefreshBound(t *testing.T, o cache.MemoOptions) {
 		}
 	}
 	time.Sleep(11 * time.Second)
+}
+
+func memoRest(t *testing.T, o cache.MemoOptions) {
+	var calls atomic.Int64
+	var down atomic.Bool
+	o.StaleWhileRevalidate, o.StaleIfError = time.Minute, time.Hour
+	f := cache.Memo(func(_ context.Context, key string) (string, error) {
+		calls.Add(1)
+		if down.Load() {
+			panic("down")
+		}
+		return key + " 1", nil
+	}, o)
+	asks := func(key string, times int, want int64) {
+		t.Helper()
+		before := calls.Load()
+		for range times {
+			if got, err := f(t.Context(), key); got != key+" 1" || err != nil {
+				t.Errorf("%s: %q, %v", key, got, err)
+			}
+			synctest.Wait()
+		}
+		if n := calls.Load() - before; n != want {
+			t.Errorf("%s: %d calls, want %d", key, n, want)
+		}
+	}
+	asks("x", 1, 1)
+	asks("y", 1, 1)
+	down.Store(true)
+	time.Sleep(time.Minute)
+	asks("x", 800, 1)
+	asks("y", 800, 1) // another key
+	time.Sleep(time.Minute)
+	asks("x", 800, 1) // no refresh: callers wait for the call
+	for range 3 {
+		if _, err := f(t.Context(), "z"); err == nil {
+			t.Error("no error without a result")
+		}
+	}
+	if n := calls.Load(); n != 8 {
+		t.Errorf("%d calls, want 8: there is nothing to give for z, so that it is tried", n)
+	}
+	time.Sleep(time.Second)
+	down.Store(false)
+	asks("x", 800, 1)
+}
+
+func memoRestBound(t *testing.T, o cache.MemoOptions) {
+	const keys, remembered = 4200, 4096
+	var c counted
+	o.StaleWhileRevalidate, o.MaxEntries = time.Hour, keys
+	f := cache.Memo(c.f, o)
+	asks := func(n int) int64 {
+		before := c.calls.Load()
+		for i := range n {
+			if _, err := f(t.Context(), fmt.Sprint(i)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		return c.calls.Load() - before
+	}
+	asks(keys)
+	c.fail(errors.New("down"))
+	time.Sleep(time.Minute)
+	if n := asks(remembered); n != remembered {
+		t.Errorf("%d refreshes of %d keys", n, remembered)
+	}
+	if n := asks(remembered); n != 0 {
+		t.Errorf("%d refreshes of keys that all rest", n)
+	}
+	if n := asks(keys); n < keys-remembered {
+		t.Errorf("%d refreshes, want %d at least: %d keys are remembered", n, keys-remembered, remembered)
+	}
+	if n := asks(keys); n < keys-remembered {
+		t.Errorf("%d refreshes of %d keys, want those that were forgotten", n, keys)
+	}
 }
 
 type point struct {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -159,6 +160,11 @@ func (c *Cache) callOnce(w http.ResponseWriter, r *http.Request, l *Lookup, next
 		rw.release()
 		return false, nil
 	}
+	for name := range rw.Header() {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			rw.rec.resp.Trailer = http.Header{"Trailer": {name}}
+		}
+	}
 	l.fail(rw.rec.Finish())
 	rw.release()
 	return false, nil
@@ -196,6 +202,9 @@ func (rw *recorder) WriteHeader(status int) {
 		if !slices.Equal(values, rw.before[name]) {
 			own[name] = slices.Clone(values)
 		}
+	}
+	if len(h["Trailer"]) > 0 {
+		resp.Trailer = http.Header{"Trailer": h["Trailer"]} // what is announced, is not stored
 	}
 	if rw.replaced = rw.lookup.Replace(rw.ctx, resp, nil); rw.replaced != Passed {
 		return

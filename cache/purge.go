@@ -40,7 +40,8 @@ type PurgeOptions struct {
 	// state. 0 means DefaultLogWait.
 	LogWait time.Duration
 	// Observe is told the errors that no caller is there for: of the log, and of
-	// the file after a purge elsewhere. It must not block. nil drops them.
+	// the file after a purge elsewhere; and once when purges can be told to the log
+	// again. It must not block. nil drops them.
 	Observe func(error)
 }
 
@@ -221,7 +222,9 @@ func (p *Purges) asOf() *purgeView {
 }
 
 // Purged reports whether an entry of key has been purged. It costs one atomic
-// load unless something was purged since the entry was asked for.
+// load unless something was purged since the entry was asked for. It is true
+// also of an entry that would be asked for now, at the present Epoch, while a
+// purge that concerns it could not be told to the log: the entry is not kept.
 func (p *Purges) Purged(m *Meta, key Key) bool {
 	if p == nil {
 		return false
@@ -242,7 +245,8 @@ func (p *Purges) Purge(ctx context.Context, labels ...string) (removed int, err 
 	if p == nil {
 		return 0, errors.New("cache: no purges are kept")
 	}
-	if err := checkLabels(labels); err != nil {
+	labels, err = purgeLabels(labels)
+	if err != nil {
 		return 0, err
 	}
 	logged := p.number(ctx, labels)

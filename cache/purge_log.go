@@ -127,6 +127,7 @@ func (p *Purges) keepTelling() {
 	wait := tellAgain
 	var late <-chan time.Time
 	awaited := uint64(0)
+	withheld := false // as was observed
 	for {
 		var again <-chan time.Time
 		p.mu.Lock()
@@ -149,13 +150,35 @@ func (p *Purges) keepTelling() {
 		case <-again:
 		case <-p.wake:
 		}
-		if err := p.tell(); err == nil {
+		left, err := p.tell()
+		if p.ctx.Err() != nil {
+			return
+		}
+		if err == nil {
 			wait = tellAgain
 		} else {
-			p.observe(err)
 			wait = min(2*wait, tellAtMost)
 		}
+		switch {
+		case err != nil:
+			if !withheld { // what fails once a minute is no news
+				p.observe(fmt.Errorf("cache: purges cannot be shared: answers with these labels are not kept until they can: %s: %w", someLabels(left), err))
+			}
+			withheld = true
+		case withheld && len(left) == 0:
+			p.observe(errors.New("cache: purges are shared again: answers with all labels are kept"))
+			withheld = false
+		}
 	}
+}
+
+// someLabels lists at most five, sorted.
+func someLabels(labels []string) string {
+	const most = 5
+	if len(labels) <= most {
+		return fmt.Sprintf("%q", labels)
+	}
+	return fmt.Sprintf("%q and %d more", labels[:most], len(labels)-most)
 }
 
 // overdue takes a log that has not told of the purge awaited for one that has
@@ -173,20 +196,20 @@ func (p *Purges) overdue(awaited uint64) {
 	}
 }
 
-// tell appends what the log does not know.
-func (p *Purges) tell() error {
+// tell appends what the log does not know. left is what it does not know then.
+func (p *Purges) tell() (left []string, err error) {
 	p.mu.Lock()
 	telling := maps.Clone(p.untold)
 	p.mu.Unlock()
 	if len(telling) == 0 {
-		return nil
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, tellFor)
 	defer cancel()
 	labels := slices.Sorted(maps.Keys(telling))
 	seq, err := p.logged(ctx, labels)
 	if err != nil {
-		return fmt.Errorf("cache: telling the log of purges: %w", err)
+		return labels, err
 	}
 	p.mu.Lock()
 	for label, attempt := range telling {
@@ -197,9 +220,11 @@ func (p *Purges) tell() error {
 	s := p.view.Load().copy()
 	s.Seq = max(s.Seq, seq)
 	s.set(labels, seq)
+	left = slices.Sorted(maps.Keys(p.untold))
 	p.replaceLocked(s)
 	p.mu.Unlock()
-	return p.save(p.ctx)
+	p.observe(p.save(p.ctx))
+	return left, nil
 }
 
 // keepSwept deletes until Close what others have purged from the stores that only

@@ -2,7 +2,9 @@ package cache_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -143,6 +145,7 @@ func TestPurgeLog(t *testing.T) {
 				t.Errorf("epochs %d and %d after the log was told", a.Epoch(), b.Epoch())
 			}
 		}},
+		{"what is asked for while a purge of it cannot be told counts as purged, and that is observed once", observesUntold},
 		{"a log that lost purges: everything is purged, everywhere, and counted on from there", func(t *testing.T, log *purgeLog) {
 			a, b := newPurges(t, cache.PurgeOptions{Log: log}), newPurges(t, cache.PurgeOptions{Log: log})
 			for range 7 {
@@ -230,6 +233,55 @@ func TestPurgeLog(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { c.run(t, &purgeLog{}) })
 		})
+	}
+}
+
+// observesUntold asks as somebody does who would keep what is asked for now.
+func observesUntold(t *testing.T, log *purgeLog) {
+	var observed []string
+	p := newPurges(t, cache.PurgeOptions{Log: log, Observe: func(err error) { observed = append(observed, err.Error()) }})
+	key := purgeKey("x")
+	m := cache.Meta{Owner: "key:alice", Labels: []string{"tag:a", "path:/v1/x", "route:chat"}}
+	keeps := func() bool {
+		m.Epoch = p.Epoch()
+		return !p.Purged(&m, key)
+	}
+	const again = "cache: purges are shared again: answers with all labels are kept"
+	for label, want := range map[string]bool{
+		"tag:a": false, "path:/v1/x": false, "path:/v1/*": false, "caller:key:alice": false, "key:" + hex.EncodeToString(key[:]): false, "all": false,
+		"tag:b": true, "path:/v2/*": true, "caller:key:bob": true,
+	} {
+		log.set(func(l *purgeLog) { l.err = errors.New("away") })
+		for range 3 {
+			if _, err := p.Purge(t.Context(), label); err == nil {
+				t.Errorf("%s: no error", label)
+			}
+		}
+		time.Sleep(5 * time.Minute) // with many retries
+		if got := keeps(); got != want {
+			t.Errorf("%s cannot be told: keeps %v, want %v", label, got, want)
+		}
+		log.set(func(l *purgeLog) { l.err = nil })
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if !keeps() {
+			t.Errorf("%s is told, and nothing is kept", label)
+		}
+		if want := []string{fmt.Sprintf("cache: purges cannot be shared: answers with these labels are not kept until they can: [%q]: away", label), again}; !slices.Equal(observed, want) {
+			t.Errorf("observed %q, want %q", observed, want)
+		}
+		observed = nil
+	}
+	log.set(func(l *purgeLog) { l.err = errors.New("away") })
+	for i := range 7 {
+		_, _ = p.Purge(t.Context(), fmt.Sprintf("tag:%d", i))
+	}
+	synctest.Wait()
+	log.set(func(l *purgeLog) { l.err = nil })
+	purge(t, p, "tag:other") // the log tells of it, and so is back
+	synctest.Wait()
+	if len(observed) != 2 || observed[1] != again {
+		t.Errorf("observed %q, want the beginning and the end", observed)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -29,20 +30,33 @@ const (
 //	model   a route, a slash, and a model        model:chat/llama-3
 //	route   the route's name                     route:chat
 //
-// In a purge, a path that ends in * means all paths that begin so.
-func Label(kind, value string) string { return kind + ":" + value }
-
-// checkLabels refuses labels that no entry can have.
-func checkLabels(labels []string) error {
-	if len(labels) == 0 {
-		return errors.New(`cache: purge: no label: want at least one, for example "tag:llama", or "all"`)
+// A path is taken in any of its escaped forms: all that mean one path give the
+// same label, see pathValue. In a purge, a path that ends in * means all paths
+// that begin so; %2A is the character. In the label of an entry there is no such
+// sign: its path may end in *, and means itself.
+func Label(kind, value string) string {
+	if kind == "path" {
+		value = pathValue(value)
 	}
-	for i, label := range labels {
-		if err := checkLabel(label); err != nil {
-			return fmt.Errorf("cache: purge: label %d: %w", i+1, err)
+	return kind + ":" + value
+}
+
+// purgeLabels are labels as entries have them. It refuses those that no entry can
+// have.
+func purgeLabels(labels []string) ([]string, error) {
+	if len(labels) == 0 {
+		return nil, errors.New(`cache: purge: no label: want at least one, for example "tag:llama", or "all"`)
+	}
+	normal := slices.Clone(labels)
+	for i, label := range normal {
+		if path, ok := strings.CutPrefix(label, "path:"); ok {
+			normal[i] = Label("path", path)
+		}
+		if err := checkLabel(normal[i]); err != nil {
+			return nil, fmt.Errorf("cache: purge: label %d: %w", i+1, err)
 		}
 	}
-	return nil
+	return normal, nil
 }
 
 func checkLabel(label string) error {
@@ -57,6 +71,9 @@ func checkLabel(label string) error {
 	case "tag", "path", "caller", "model", "route":
 		if value == "" {
 			return fmt.Errorf("%q: want a value after the colon", label)
+		}
+		if _, err := url.PathUnescape(value); kind == "path" && err != nil {
+			return fmt.Errorf("%q: want %% only before two hexadecimal digits, and %%25 for the character", label)
 		}
 	case "key":
 		if _, ok := labelKey(label); !ok {
@@ -199,6 +216,9 @@ func (v *purgeView) purged(m *Meta, key *Key) bool {
 		return true
 	}
 	for _, label := range m.Labels {
+		if path, ok := pathPrefix(label); ok {
+			label = path + escapedStar // an entry has no prefixes
+		}
 		if m.Epoch < v.Labels[label] {
 			return true
 		}

@@ -98,7 +98,7 @@ func (l *Lookup) Record(ctx context.Context, resp *http.Response, k Keep) *Recor
 		l.apart()
 	}
 	if shareable && l.leads && (rec.keeping.Stream || l.cache.options.Mode == ModeHTTP) {
-		head := &Entry{Status: rec.status, Header: rec.kept()}
+		head := &Entry{Status: rec.status, Header: rec.kept(), Made: rec.received.Add(-ageHeader(rec.header))}
 		if l.cache.options.Mode == ModeHTTP {
 			head.Header = httpServable(head) // to those who read along, it is not confirmed
 			head.Made, head.Expires = httpTimes(rec.status, rec.header, l.asked, rec.received)

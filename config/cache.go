@@ -13,7 +13,7 @@ type Cache struct {
 	Memory Memory `yaml:"memory" with:"Tiers=memory"`
 	// Dir is the store in files. nil, the default, is none. It counts with the
 	// tier dir.
-	Dir *CacheDir `yaml:"dir"`
+	Dir *CacheDir `yaml:"dir" with:"Tiers=dir"`
 	// CallerShare is the part of the tiers memory and dir that the answers to one
 	// caller may keep when others need room. 1 lets one caller keep everything.
 	// Default 0.25, above 0, at most 1, with four decimals at most.

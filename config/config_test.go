@@ -455,6 +455,20 @@ routes: [{match: {path: /a}, upstream: m}]
 	equal(t, most("{tiers: [dir, memory], memory: {max_bytes: 1MiB}, dir: {path: d, max_bytes: 2MiB}}"), mib)
 	equal(t, most("{tiers: [dir, redis], dir: {path: d, max_bytes: 2MiB}}"), 2*mib)
 	equal(t, most("{tiers: [redis]}"), 8*mib)
+	equal(t, most("{tiers: [redis], dir: {path: d, max_bytes: 2MiB}}"), 8*mib)
+}
+
+func TestADirectoryWithoutItsTierIsKeptForLater(t *testing.T) {
+	c := parse(t, "cache: {tiers: [memory, redis], memory: {max_bytes: 256MiB}, dir: {path: cache, max_bytes: 10GiB}}"+minimal+"store: {url: redis://h}\n")
+	equal(t, c.Cache.Tiers, []string{"memory", "redis"})
+	equal(t, c.Cache.Dir, &config.CacheDir{Path: "cache", MaxBytes: 10 << 30})
+	yaml, err := c.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(yaml), "\n  dir:") {
+		t.Errorf("what has no effect is printed:\n%s", yaml)
+	}
 }
 
 func TestOnlyWhatHasAnEffectIsPrinted(t *testing.T) {

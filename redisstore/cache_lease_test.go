@@ -319,6 +319,7 @@ func TestCacheLeasesClosed(t *testing.T) {
 		t.Parallel()
 		server := storetest.Redis(t)
 		a := openCacheWithLease(t, redisstore.Options{URL: server.URL(), Deadline: time.Second}, 15*time.Second)
+		leads(t, a, "first")(true) // the server knows the script
 		server.Pause()
 		if release, err := a.Lead(context.Background(), cacheKey("k")); err == nil {
 			release(true)

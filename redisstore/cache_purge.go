@@ -131,7 +131,8 @@ func (c *CacheStore) Follow(ctx context.Context, changed func(cache.PurgeState))
 	retry := firstRetry
 	for ctx.Err() == nil {
 		if err := f.look(ctx, c); err != nil {
-			rest(ctx, retry, nil)
+			rest(ctx, firstRetry, nil)
+			rest(ctx, retry-firstRetry, poked) // a probe says that Redis is back
 			retry = min(2*retry, followEvery)
 			continue
 		}

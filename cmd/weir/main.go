@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -73,13 +74,28 @@ func run(ctx context.Context, args []string, out output) int {
 	case exited >= 0: // --help
 		return exited
 	case err != nil:
-		fmt.Fprintf(out.stderr, "weir: %v\nTry \"weir --help\".\n", err)
+		fmt.Fprintf(out.stderr, "weir: %s\nTry \"weir --help\".\n", misused(err))
 		return exitUsage
 	}
 	if err := parsed.Run(); err != nil {
 		return fail(out, err)
 	}
 	return exitOK
+}
+
+// misused is what is wrong with a command line. Where answers are purged nothing is
+// suggested: a slip of the finger is near --all.
+func misused(err error) string {
+	text := err.Error()
+	parse, ok := errors.AsType[*kong.ParseError](err)
+	if !ok || parse.Context.Selected() == nil || parse.Context.Selected().Name != "purge" {
+		return text
+	}
+	text, _, _ = strings.Cut(text, ", did you mean ")
+	if text == "unknown flag --url" { // the flag of weir warm
+		text += ": it is the admin listener that purges: want its address, with --admin URL"
+	}
+	return text
 }
 
 // errReported ends a command that has said already what is wrong.

@@ -38,7 +38,7 @@ func (c *purgeCommand) Validate() error {
 	case kind == "all" && !c.All:
 		return errors.New("want one of --key, --tag, --path, --caller and --all")
 	case kind != "all" && value == "":
-		return fmt.Errorf(`--%s: "": want what to purge, or --all`, kind)
+		return fmt.Errorf(`--%s: "": want what to purge`, kind)
 	}
 	return nil
 }

@@ -38,9 +38,11 @@ func prepare(f file, cfg *config.Config, o gateway.Options, out output) (*servic
 		o.Models = models
 	}
 	secured, errTLS := secure(cfg.TLS)
+	errDir := usable(cfg.Cache)
+	o.Check = o.Check || errDir != nil // it would be said twice
 	g, errGateway := gateway.New(cfg, o)
 	s := &service{file: f, config: cfg, gateway: g}
-	if err := errors.Join(errTLS, errGateway); err != nil {
+	if err := errors.Join(errTLS, errDir, errGateway); err != nil {
 		s.close()
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fmt.Fprintf(out.stderr, "%s: %s\n", f, line)

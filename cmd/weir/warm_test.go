@@ -72,8 +72,55 @@ func TestWarmSendsWhatIsWritten(t *testing.T) {
 	f("another type behind the body", `{"path": "/v1", "body": {}, "headers": {"Content-Type": "application/x+json"}}`, `POST /base/v1 HOST {"Content-Type":["application/x+json"],UA} {}`)
 	f("the fields that are in a key", `{"path": "/v1", "method": "QUERY", "headers": {"Host": "api.example", "accept": "*/*", "Accept-Encoding": "gzip", "User-Agent": "sdk"}}`,
 		`QUERY /base/v1 api.example {"Accept":["*/*"],"Accept-Encoding":["gzip"],"User-Agent":["sdk"]} `)
-	f("two slashes as a path", `{"path": "//evil.example/x"}`, `GET /base//evil.example/x HOST {UA} `)
+	f("another server in a query", `{"path": "/v1?next=//evil.example/../x;y"}`, `GET /base/v1?next=//evil.example/../x;y HOST {UA} `)
 	f("a line without its end, and one with two", "\r\n"+`{"path": "/v1"}`+"\r", `GET /base/v1 HOST {UA} `)
+}
+
+func TestWarmRefusesThePathsThatWeirRefuses(t *testing.T) {
+	s := serve(t, newEcho(t).config())
+	f := func(path, want string) {
+		t.Helper()
+		t.Run(path, func(t *testing.T) {
+			t.Helper()
+			if want != "" {
+				what, right, _ := strings.Cut(want, ": ")
+				want = "has " + what + ", and Weir answers such paths with 400: want " + right
+			}
+			if got := pathMistake(path); got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+			resp, err := http.Get(s.base + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if refused := resp.StatusCode == http.StatusBadRequest; refused != (want != "") {
+				t.Errorf("Weir answers %s", resp.Status)
+			}
+		})
+	}
+	f("/other/a", "")
+	f("/", "")
+	f("/a%20b/%C3%A9/é:@&=+$,~!*'()[]", "")
+	f("/a...b/.c/...", "")
+	f("/a?b=//c/../d;e%2f\\%252f", "")
+	f("//evil.example/x", "two slashes together: one")
+	f("/a//b", "two slashes together: one")
+	f("/a//?b", "two slashes together: one")
+	f("/a/../b", "a segment . or ..: the path that it leads to")
+	f("/..", "a segment . or ..: the path that it leads to")
+	f("/./a", "a segment . or ..: the path that it leads to")
+	f("/a/%2E%2e/b", "a segment . or ..: the path that it leads to")
+	f("/a\\b", "a backslash: a slash")
+	f("/a%5Cb", "a backslash: a slash")
+	f("/a%2Fb", "an escaped slash: a slash, or the name without one")
+	f("/a%2fb", "an escaped slash: a slash, or the name without one")
+	f("/a;b", "a semicolon: none")
+	f("/a%3Bb", "a semicolon: none")
+	f("/a%252Eb", "a character that is escaped twice: it escaped once")
+	f("/a%252fb", "a character that is escaped twice: it escaped once")
+	f("/a%0ab", "an escaped control character: none")
+	f("/a%7Fb", "an escaped control character: none")
 }
 
 func TestWarmComesBackWhenItIsTold(t *testing.T) {
@@ -230,6 +277,32 @@ func TestWarmReadsLongFiles(t *testing.T) {
 			t.Errorf("%d %s", status, stderr)
 		}
 	})
+}
+
+// Its first byte has left before anybody knows how it ends.
+func TestAStreamThatALengthLimitEndsIsCalledStored(t *testing.T) {
+	var asked atomic.Int64
+	model := fakeWeir(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, data := range []string{`{"choices":[{"index":0,"delta":{"content":"a"}}]}`, `{"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}`, "[DONE]"} {
+			_, _ = io.WriteString(w, "data: "+data+"\n\n")
+			_ = http.NewResponseController(w).Flush()
+		}
+	})
+	s := serve(t, fmt.Sprintf(`
+listen: 127.0.0.1:0
+admin: {listen: "127.0.0.1:0"}
+upstreams: {llm: {targets: [%q], dialect: openai}}
+routes: [{match: {path: /v1/*}, upstream: llm, cache: {mode: inference, ttl: 1h}}]
+`, model))
+	name := write(t, "r.jsonl", `{"path": "/v1/chat/completions", "body": {"model": "m", "temperature": 0, "stream": true, "messages": [{"role": "user", "content": "b"}]}}`)
+	for n := range int64(2) {
+		status, stdout, stderr := command(t.Context(), "warm", "--url", s.base, name)
+		if status != exitOK || stdout != "1 request: 1 stored, 0 already there, 0 not cacheable, 0 failed\n" || asked.Load() != n+1 {
+			t.Errorf("%d %s%s, asked %d times", status, stdout, stderr, asked.Load())
+		}
+	}
 }
 
 func TestWhatACacheStatusSays(t *testing.T) {

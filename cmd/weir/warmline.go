@@ -67,17 +67,54 @@ func (r *request) complete(wrong []string) []string {
 	default:
 		wrong = append(wrong, "method: "+shown([]byte(r.method))+": is not answered from a cache: want GET, HEAD, POST or QUERY")
 	}
-	outside := func(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' }
-	switch _, err := url.Parse(r.path); {
-	case r.path == "" && slices.ContainsFunc(wrong, func(w string) bool { return strings.HasPrefix(w, "path:") }):
+	unnamed := func(w string) bool { return strings.HasPrefix(w, "path:") }
+	switch mistake := pathMistake(r.path); {
+	case r.path == "" && slices.ContainsFunc(wrong, unnamed):
 	case r.path == "":
 		wrong = append(wrong, "path: missing: want one, "+lineExample)
-	case !strings.HasPrefix(r.path, "/") || strings.ContainsFunc(r.path, outside):
-		wrong = append(wrong, "path: "+shown([]byte(r.path))+": want a path that begins with /, with a query if need be, without spaces and fragment")
-	case err != nil:
-		wrong = append(wrong, "path: "+shown([]byte(r.path))+": want a path in which % stands before two hexadecimal digits")
+	case mistake != "":
+		wrong = append(wrong, "path: "+shown([]byte(r.path))+": "+mistake)
 	}
 	return wrong
+}
+
+// pathMistake says what is wrong with a path and its query: "" for nothing. It
+// knows the paths that a Weir refuses, so that none of them is found out in the
+// middle of a file.
+func pathMistake(path string) string {
+	outside := func(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' }
+	if !strings.HasPrefix(path, "/") || strings.ContainsFunc(path, outside) {
+		return "want a path that begins with /, with a query if need be, without spaces and fragment"
+	}
+	// Without a host two slashes would begin one.
+	u, err := url.Parse("http://host" + path)
+	if err != nil {
+		return "want a path in which % stands before two hexadecimal digits"
+	}
+	contains := func(s string, parts ...string) bool {
+		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(strings.ToLower(s), part) })
+	}
+	dots := func(segment string) bool { return segment == "." || segment == ".." }
+	what, want := "", ""
+	switch {
+	case strings.ContainsFunc(u.Path, func(c rune) bool { return c < ' ' || c == 0x7f }):
+		what, want = "an escaped control character", "none"
+	case contains(u.EscapedPath(), "%2f"):
+		what, want = "an escaped slash", "a slash, or the name without one"
+	case contains(u.Path, "%2e", "%2f", "%5c"):
+		what, want = "a character that is escaped twice", "it escaped once"
+	case contains(u.Path, `\`):
+		what, want = "a backslash", "a slash"
+	case contains(u.Path, ";"):
+		what, want = "a semicolon", "none"
+	case contains(u.Path, "//"):
+		what, want = "two slashes together", "one"
+	case slices.ContainsFunc(strings.Split(u.Path, "/"), dots):
+		what, want = "a segment . or ..", "the path that it leads to"
+	default:
+		return ""
+	}
+	return "has " + what + ", and Weir answers such paths with 400: want " + want
 }
 
 // setBody takes a text as it is, and JSON as it is written but for white space

@@ -148,23 +148,23 @@ func (p *purge) mistake() string {
 	return ""
 }
 
-// pathMistake says why no request has the path, "" where one can. Answers have the
-// path as it stands in the URL, escaped.
+// pathMistake says why no request has the path, "" where one can. It may be escaped
+// or not: all forms of a path mean its answers.
 func pathMistake(v string) string {
 	start, _ := strings.CutSuffix(v, "*")
 	plain, err := url.PathUnescape(start)
-	inURL := (&url.URL{Path: plain, RawPath: start}).EscapedPath()
+	inURL := len((&url.URL{Path: plain}).EscapedPath()) // at least what it takes in a label
 	switch {
 	case !strings.HasPrefix(v, "/"):
 		return "want a path that begins with /, for example /v1/chat/completions, or /v1/* for all that begin so"
 	case strings.Contains(start, "*"):
-		return "want * only at the end, for example /v1/*"
+		return "want * only at the end, for example /v1/*, and %2A for the character"
 	case strings.ContainsAny(start, "?#"):
 		return "want a path without query and fragment: its answers to all queries are purged"
 	case err != nil:
-		return "want a path in which % stands before two hexadecimal digits"
-	case inURL != start:
-		return "want it as it stands in a URL: " + inURL
+		return "want a path in which % stands before two hexadecimal digits, and %25 for the character"
+	case inURL > maxPurged:
+		return fmt.Sprintf("%d bytes as it stands in a URL: want at most %d", inURL, maxPurged)
 	}
 	return ""
 }
