@@ -20,7 +20,7 @@ export async function run(groups) {
 		for (const [name, scenario] of Object.entries(groups[group] ?? {})) {
 			const line = { group, name, attempts: [] }
 			try {
-				line.value = await scenario(watched(line.attempts), line)
+				line.value = await scenario(watched(line.attempts, group + ": " + name), line)
 			} catch (error) {
 				line.error = describe(error)
 			}
@@ -30,12 +30,16 @@ export async function run(groups) {
 }
 
 // watched is fetch, and writes down what comes back and when, in milliseconds.
-// Every client takes such a function: none is changed for the tests.
-function watched(attempts) {
+// Every client takes such a function: none is changed for the tests. The field with
+// the scenario keeps a cache from answering one scenario with what another brought:
+// a stream with the parts that its model made is compared with nothing else.
+function watched(attempts, scenario) {
 	return async (url, init) => {
 		const attempt = { began: performance.now() }
 		attempts.push(attempt)
-		const response = await fetch(url, init)
+		const headers = new Headers(init?.headers ?? url.headers)
+		headers.set("X-Scenario", encodeURIComponent(scenario))
+		const response = await fetch(url, { ...init, headers })
 		attempt.answered = performance.now()
 		attempt.status = response.status
 		attempt.headers = Object.fromEntries(response.headers)
