@@ -152,8 +152,9 @@ type Cache struct {
 // outcome is what a flight brings back: an answer for all, whole or still coming,
 // or none, and then each member must ask for itself.
 type outcome struct {
-	entry *Entry
-	live  *live
+	entry  *Entry
+	live   *live
+	failed int // the status with which the upstream failed, where entry is stale
 }
 
 // How many keys are remembered, and for how long.
@@ -373,8 +374,14 @@ func (c *changes) add(key Key, now time.Time) {
 
 // since reports whether key was changed at asked or later, as far as is known.
 func (c *changes) since(key Key, asked time.Time) bool {
+	at := c.last(key)
+	return !at.IsZero() && !at.Before(asked)
+}
+
+// last is when key was changed, as far as is known at the latest. The zero time is
+// never.
+func (c *changes) last(key Key) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at, ok := c.by[key]
-	return ok && !at.Before(asked) || !c.floor.IsZero() && !c.floor.Before(asked)
+	return later(c.by[key], c.floor)
 }

@@ -1,11 +1,14 @@
 // Package cache answers a request with an answer that was given before, where
-// the answer would be the same.
+// the answer would be the same. Requests that are the same and overlap run once.
 //
-// It works in inference mode: an answer is kept under the request's URL, its
-// body in canonical form, and the caller, for a time that the operator sets. A
-// model that is asked the same thing again by the same caller does not run
-// again; requests that are identical and concurrent run once, together.
+// In ModeInference the key is the request with its body in canonical form, and
+// the operator says how long an answer is of use: for models. ModeHTTP is a shared
+// cache by RFC 9111: what the upstream says decides. Both keep streams, give stale
+// answers where they may, and keep callers apart unless told otherwise.
 //
-// Cache has the steps for a gateway (Get, Join, Record) and, made of
-// them, a Middleware for any http.Handler. Memo does the same for a function.
+// Cache.Middleware does that around any http.Handler; Cache.LookUp gives a Lookup,
+// which has the steps of it for a gateway. Memo does the same for a function.
+// Entries are in a Store: memory (NewMemoryStore), files (OpenDir), several in a row
+// (NewTiers), or another's, such as package redisstore's. Purges knows what must not
+// be given any more, whatever a store still has.
 package cache

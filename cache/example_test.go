@@ -94,21 +94,6 @@ func ExampleMemo_directory() {
 	// 4 <nil>
 }
 
-// With Redis all instances share what one of them has computed. Any cache.Store
-// will do: that of package redisstore is (*redisstore.Store).Cache. Tiers keep in
-// memory what is asked for often.
-func ExampleMemo_redis() {
-	var redis cache.Store // store.Cache(redisstore.CacheOptions{})
-	near := cache.NewMemoryStore(cache.MemoryOptions{MaxBytes: 64 << 20})
-	tiers := cache.NewTiers(nil, near, redis)
-	defer func() { _ = tiers.Close() }()
-
-	embed := cache.Memo(func(_ context.Context, text string) ([]float32, error) {
-		return []float32{float32(len(text))}, nil
-	}, cache.MemoOptions{Store: tiers, Name: "embed-v1", TTL: time.Hour, StaleWhileRevalidate: 10 * time.Minute})
-	fmt.Println(embed(context.Background(), "weir"))
-}
-
 // What has a tag can be purged at once, wherever it is kept: also what is being
 // computed at that moment.
 func ExamplePurges() {

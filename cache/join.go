@@ -54,6 +54,9 @@ func (l *Lookup) wait(ctx context.Context) (answered bool, err error) {
 	}
 	l.collapsed = true
 	l.Entry, l.now = o.entry, time.Now()
+	if o.failed != 0 {
+		l.why, l.upstream, l.detail = fwdStale, o.failed, staleIfError
+	}
 	return err == nil, err
 }
 
@@ -68,23 +71,31 @@ func (l *Lookup) suits(o outcome) bool {
 		return true
 	}
 	now := time.Now()
-	if l.cache.options.Mode == ModeHTTP {
-		return httpReuse(l.request.HTTP.Header, e, now) != reuseRevalidate || l.now.Sub(e.Expires) >= 0 && l.wishes.MaxAge < 0
+	if l.cache.options.Mode == ModeHTTP && o.failed == 0 {
+		return httpReuse(l.request.HTTP.Header, e, now) != reuseRevalidate
 	}
 	return l.wishes.MaxAge < 0 || e.Age(now) <= l.wishes.MaxAge
 }
 
 // lookAgain looks once more, for the leader of a flight. What it finds is
-// everybody's.
+// everybody's who waits, if it is fresh, and they are alike in what it varies by.
 func (l *Lookup) lookAgain() bool {
 	now := time.Now()
 	f := l.search(l.flight.ctx, now)
 	if f.fresh == nil {
 		return false
 	}
+	var names []string
+	if f.marker != nil {
+		names = f.marker.Vary
+	}
+	o := outcome{}
+	if f.fresh.Fresh(now) && l.alike(names) {
+		o.entry = f.fresh
+	}
 	l.take(f)
 	l.now = now
-	l.finish(outcome{entry: l.Entry}, nil)
+	l.finish(o, nil)
 	return true
 }
 
@@ -218,7 +229,8 @@ func (l *Lookup) depart() { l.left.Do(l.flight.leave) }
 
 // flightKey is the key by which requests wait for each other. Before anything is
 // known of an answer, that is everything it could vary by. A request that came
-// after a purge does not wait for one from before it.
+// after a purge, or after something was changed, does not wait for one from before
+// it.
 func (l *Lookup) flightKey() Key {
 	key := l.key
 	if l.cache.options.Mode == ModeHTTP {
@@ -228,8 +240,8 @@ func (l *Lookup) flightKey() Key {
 }
 
 func (l *Lookup) afterPurges(key Key) Key {
-	if l.epoch == 0 {
+	if l.epoch == 0 && l.changed.IsZero() {
 		return key
 	}
-	return key.inForm("after purge " + strconv.FormatUint(l.epoch, 10))
+	return key.inForm("after purge " + strconv.FormatUint(l.epoch, 10) + " and change " + strconv.FormatInt(l.changed.UnixNano(), 10))
 }

@@ -53,8 +53,10 @@ func newLive(head *Entry, limit int64) *live {
 // liveReader is one reader. It is for one goroutine.
 type liveReader struct {
 	live *live
-	at   int  // guarded by live.mu
-	cut  bool // guarded by live.mu
+	// These are guarded by live.mu.
+	at    int
+	moved time.Time // when it took something last, or could not yet
+	cut   bool
 }
 
 // reader returns a reader that begins at the start, or nil if that is gone.
@@ -64,7 +66,7 @@ func (l *live) reader() *liveReader {
 	if l.over {
 		return nil
 	}
-	r := &liveReader{live: l}
+	r := &liveReader{live: l, moved: time.Now()}
 	l.readers[r] = struct{}{}
 	return r
 }
@@ -108,6 +110,7 @@ func (r *liveReader) next(ctx context.Context) ([]byte, error) {
 		}
 		unread = unread[:min(len(unread), most)]
 		r.at += len(unread)
+		r.moved = time.Now()
 		l.mu.Unlock()
 		switch {
 		case len(unread) > 0:
@@ -140,43 +143,48 @@ func (l *live) write(p []byte) (over bool) {
 	return l.over
 }
 
-// makeRoomLocked drops what all have read, until n bytes have room. While it waits
-// the lock is free.
+// makeRoomLocked drops what all have read, until nobody has more than limit bytes to
+// read, with the n that come. While it waits the lock is free.
 func (l *live) makeRoomLocked(n int) {
 	var timer *time.Timer
 	for {
 		slowest := l.slowestLocked()
 		if slowest == nil { // nobody reads
 			l.data, l.start = nil, l.start+len(l.data)
-			break
+			return
 		}
-		if drop := slowest.at - l.start; drop >= l.limit/4 || drop > 0 && len(l.data)+n > l.limit {
+		// A part at a time: each copies what is left.
+		if drop := slowest.at - l.start; drop >= max(1, l.limit/4) {
 			l.data = append(make([]byte, 0, len(l.data)-drop+n), l.data[drop:]...)
 			l.start = slowest.at
 		}
-		if len(l.data)+n <= l.limit || len(l.data) == 0 {
-			break
+		unread := l.start + len(l.data) - slowest.at
+		if unread == 0 || unread+n <= l.limit {
+			return
 		}
 		if timer == nil {
 			timer = time.NewTimer(stallFor)
 			defer timer.Stop()
+		} else {
+			timer.Reset(max(time.Millisecond, stallFor-time.Since(slowest.moved)))
 		}
-		at := slowest.at
 		l.mu.Unlock()
-		stalled := false
 		select {
 		case <-l.moved:
 		case <-timer.C:
-			stalled = true
 		}
 		l.mu.Lock()
-		if moved := slowest.at != at; moved || stalled {
-			if !moved {
-				slowest.cut = true
-				delete(l.readers, slowest)
-				l.wakeLocked()
-			}
-			timer.Reset(stallFor)
+		l.cutLocked(n)
+	}
+}
+
+// cutLocked cuts off all who hold up the others and have taken nothing for too long.
+func (l *live) cutLocked(n int) {
+	for r := range l.readers {
+		if l.start+len(l.data)-r.at+n > l.limit && time.Since(r.moved) >= stallFor {
+			r.cut = true
+			delete(l.readers, r)
+			l.wakeLocked()
 		}
 	}
 }

@@ -57,16 +57,18 @@ type Lookup struct {
 	request Request
 	wishes  Wishes
 	now     time.Time
-	epoch   uint64 // of purges, when the request began
-	keyed   bool   // it has a part in the cache
-	base    Key    // of the request, whatever the form and the fields that answers vary by
-	key     Key    // where its answer is, or is to be as far as is known
-	kept    Key    // where it is
-	own     Key    // of the caller and a QUERY's content, in ModeHTTP
-	stale   *Entry // what is stored, and must be asked about
-	marker  *Entry // says by what the answers vary
-	why     string // it is forwarded
-	asked   time.Time
+	epoch   uint64    // of purges, when the request began
+	keyed   bool      // it has a part in the cache
+	base    Key       // of the request, whatever the form and the fields that answers vary by
+	key     Key       // where its answer is, or is to be as far as is known
+	kept    Key       // where it is
+	own     Key       // of the caller and a QUERY's content, in ModeHTTP
+	stale   *Entry    // what is stored, and must be asked about
+	marker  *Entry    // says by what the answers vary
+	why     string    // it is forwarded
+	began   time.Time // when the request was looked up
+	asked   time.Time // when the upstream was
+	changed time.Time // when what is at the URL was, in ModeHTTP
 
 	validating bool     // the upstream was asked whether stale is still good
 	again      bool     // it has been asked a second time
@@ -106,7 +108,7 @@ const (
 // client that wants an answer from the cache or none (RFC 9111, section 5.2.1.7);
 // the Lookup is there in any case.
 func (c *Cache) LookUp(ctx context.Context, r Request, now time.Time) (*Lookup, error) {
-	l := &Lookup{cache: c, request: r, wishes: ReadWishes(r.HTTP.Header), now: now, asked: now, epoch: c.options.Purges.Epoch()}
+	l := &Lookup{cache: c, request: r, wishes: ReadWishes(r.HTTP.Header), now: now, began: now, asked: now, epoch: c.options.Purges.Epoch()}
 	if c.options.Mode == ModeHTTP {
 		l.lookUpHTTP(ctx)
 	} else {
@@ -159,6 +161,7 @@ func (l *Lookup) searchInference(ctx context.Context, now time.Time) (f found) {
 	}
 	switch past := now.Sub(e.Expires); {
 	case l.wishes.MaxAge >= 0 && e.Age(now) > l.wishes.MaxAge:
+		f.why = fwdRequest
 	case past < 0:
 		f.fresh = e
 	default:
@@ -309,7 +312,7 @@ func (l *Lookup) Serve(w http.ResponseWriter, r *http.Request) error {
 		// nginx does not take Age off max-age. It takes this, and passes it to nobody.
 		h["X-Accel-Expires"] = []string{strconv.FormatInt(left, 10)}
 	}
-	if !l.collapsed {
+	if !l.collapsed || l.cache.options.Mode == ModeHTTP {
 		h["Age"] = []string{strconv.FormatInt(int64(l.Entry.Age(l.now)/time.Second), 10)}
 	}
 	if len(l.cookies) > 0 {
@@ -409,16 +412,13 @@ func (l *Lookup) Replace(ctx context.Context, resp *http.Response, err error) Re
 	if resp != nil {
 		closeBody(resp)
 	}
-	l.use(l.stale, status)
-	l.detail = "stale-if-error"
+	l.Entry, l.upstream, l.now, l.detail = l.stale, status, now, staleIfError
+	l.finish(outcome{entry: l.stale, failed: status}, nil)
 	return Replaced
 }
 
-// use makes e the answer, for this request and for those that wait for it.
-func (l *Lookup) use(e *Entry, status int) {
-	l.Entry, l.upstream, l.now = e, status, time.Now()
-	l.finish(outcome{entry: e}, nil)
-}
+// staleIfError is the detail of a stale answer in place of a failure.
+const staleIfError = "stale-if-error"
 
 // failure says whether a model is down, and with what status that is told.
 func failure(resp *http.Response, err error) (status int, fails bool) {
@@ -480,7 +480,7 @@ func (l *Lookup) Refreshing() *Lookup {
 	}
 	stop := context.AfterFunc(c.ctx, f.cancel)
 	r := &Lookup{
-		cache: c, request: l.request, wishes: Wishes{MaxAge: -1}, now: l.now, epoch: c.options.Purges.Epoch(),
+		cache: c, request: l.request, wishes: Wishes{MaxAge: -1}, now: l.now, began: time.Now(), changed: l.changed, epoch: c.options.Purges.Epoch(),
 		keyed: true, base: l.base, key: l.key, own: l.own, stale: l.Entry, marker: l.marker, why: fwdStale,
 		flight: f, leads: true,
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -30,7 +31,7 @@ func (l *Lookup) lookUpHTTP(ctx context.Context) {
 	}
 	l.keyed, l.partial = true, len(r.Header["Range"]) > 0
 	l.base = l.cache.httpKey(r, methodKey(r), r.URL)
-	l.key, l.own = l.base, l.cache.ownKey(&l.request)
+	l.key, l.own, l.changed = l.base, l.cache.ownKey(&l.request), l.cache.changed.last(l.base)
 	l.take(l.searchHTTP(ctx, l.now))
 }
 
@@ -214,7 +215,8 @@ func (l *Lookup) keepHTTP(ctx context.Context, e *Entry, h http.Header, now time
 }
 
 func (l *Lookup) putHTTP(ctx context.Context, e *Entry, h http.Header, now time.Time) error {
-	if l.cache.changed.since(l.base, l.asked) {
+	c := l.cache
+	if c.changed.since(l.base, l.began) {
 		return nil
 	}
 	names, _ := varyNames(h)
@@ -222,25 +224,53 @@ func (l *Lookup) putHTTP(ctx context.Context, e *Entry, h http.Header, now time.
 		// A confirmation that does not repeat the field changes nothing.
 		names, _ = varyNames(e.Header)
 	}
-	if len(names) == 0 && l.own == (Key{}) {
-		l.kept = l.base
-		return l.cache.keep(ctx, l.base, e, now)
+	// What was found when the request began may be another by now.
+	there, err := c.find(ctx, l.base, now)
+	if err != nil {
+		return err
 	}
-	marker := l.marker
-	if marker == nil || !slices.Equal(marker.Vary, names) || marker.Until.Before(e.Until) {
-		next := &Entry{Meta: Meta{Labels: e.Labels, Epoch: e.Epoch}, Vary: names, Body: []byte(rand.Text()), Made: now, Expires: e.Until, Until: e.Until, Took: e.Took}
-		if marker != nil {
-			next.Body, next.Epoch = marker.Body, marker.Epoch
-			next.Until = later(marker.Until, e.Until)
-			next.Expires = next.Until
-		}
-		if err := l.cache.keep(ctx, l.base, next, now); err != nil {
+	if there != nil && there.Status != 0 {
+		there = nil
+	}
+	if len(names) == 0 && l.own == (Key{}) && there == nil {
+		l.kept = l.base
+		return c.keep(ctx, l.base, e, now)
+	}
+	marker := l.mark(there, names, e, now)
+	if marker != there {
+		if err := c.keep(ctx, l.base, marker, now); err != nil {
 			return err
 		}
-		marker = next
 	}
-	l.kept = l.variant(marker.Body, names)
-	return l.cache.keep(ctx, l.kept, e, now)
+	l.kept = l.variant(marker.Body, marker.Vary)
+	err = c.keep(ctx, l.kept, e, now)
+	if c.changed.since(l.base, l.began) { // just now: nobody may find it
+		err = errors.Join(err, c.options.Store.Delete(context.WithoutCancel(ctx), l.kept))
+	}
+	return err
+}
+
+// markedFor is for how long beyond an answer its marker is kept, so that it does not
+// have to be written for each.
+const markedFor = 24 * time.Hour
+
+// mark is the marker for an answer that varies by names, where there is one already,
+// or nil. The names only become more: were they what the last answer says, one
+// caller could make all others ask again and again.
+func (l *Lookup) mark(there *Entry, names []string, e *Entry, now time.Time) *Entry {
+	m := &Entry{Meta: e.Meta, Vary: names, Made: now, Until: e.Until.Add(markedFor), Took: e.Took}
+	if there != nil {
+		names = slices.Compact(slices.Sorted(slices.Values(slices.Concat(there.Vary, names))))
+		if len(names) == len(there.Vary) && !there.Until.Before(e.Until) {
+			return there
+		}
+		m.Meta, m.Vary, m.Body, m.Until = there.Meta, names, there.Body, later(there.Until, m.Until)
+	} else if !l.changed.IsZero() {
+		// There may be answers from before the change, whose marker had to make room.
+		m.Body = strconv.AppendInt(nil, l.changed.UnixNano(), 10)
+	} // else it is the one that everybody makes, here and elsewhere
+	m.Expires = m.Until
+	return m
 }
 
 func later(a, b time.Time) time.Time {
@@ -257,7 +287,7 @@ func (l *Lookup) alike(names []string) bool {
 	case len(names) == 0 && l.upstream == http.StatusNotModified:
 		return true // it is the answer that they were told of
 	case l.marker != nil:
-		return slices.Equal(l.marker.Vary, names)
+		return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(l.marker.Vary, name) })
 	case l.stale != nil:
 		return len(names) == 0
 	}
@@ -277,10 +307,25 @@ func (c *Cache) Changed(ctx context.Context, r *http.Request, status int, h http
 		for _, method := range []string{http.MethodGet, methodQuery} {
 			key := c.httpKey(r, method, u)
 			c.changed.add(key, now)
-			errs = append(errs, c.options.Store.Delete(ctx, key))
+			errs = append(errs, c.change(ctx, key, now))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// change makes nobody find what is under key. A marker stays one, with another nonce:
+// were it deleted, the next would be the one from before.
+func (c *Cache) change(ctx context.Context, key Key, now time.Time) error {
+	e, err := c.find(ctx, key, now)
+	switch {
+	case err != nil || e == nil:
+		return err
+	case e.Status != 0:
+		return c.options.Store.Delete(ctx, key)
+	}
+	next := *e
+	next.Body = []byte(rand.Text())
+	return c.keep(ctx, key, &next, now)
 }
 
 // freshenWithHead takes over what a HEAD says of the stored answer (RFC 9111,

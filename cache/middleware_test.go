@@ -374,7 +374,7 @@ func TestMiddlewareGrantsWishes(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		want("max-age=10", "answer 1", "weir; hit; ttl=50")
 		want("max-age=nonsense", "answer 1", "weir; hit; ttl=50")
-		want("max-age=9", "answer 2", "weir; fwd=miss; stored")
+		want("max-age=9", "answer 2", "weir; fwd=request; stored")
 		want("no-cache", "answer 3", "weir; fwd=request; stored")
 		want("", "answer 3", "weir; hit; ttl=60")
 		want("no-store", "answer 4", "weir; fwd=bypass")

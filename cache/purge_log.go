@@ -18,6 +18,10 @@ const (
 	followAgain = time.Second      // after a Follow that ended too early
 )
 
+// ErrPurgesShared is no failure: what PurgeOptions.Observe is told wraps it when the
+// log knows again of all purges, after an error which said that it could not be told.
+var ErrPurgesShared = errors.New("cache: purges are shared again")
+
 // logged numbers a purge by the log.
 func (p *Purges) logged(ctx context.Context, labels []string) (uint64, error) {
 	known := p.view.Load().newest
@@ -166,7 +170,7 @@ func (p *Purges) keepTelling() {
 			}
 			withheld = true
 		case withheld && len(left) == 0:
-			p.observe(errors.New("cache: purges are shared again: answers with all labels are kept"))
+			p.observe(fmt.Errorf("%w: answers with all labels are kept", ErrPurgesShared))
 			withheld = false
 		}
 	}

@@ -238,15 +238,20 @@ func TestPurgeLog(t *testing.T) {
 
 // observesUntold asks as somebody does who would keep what is asked for now.
 func observesUntold(t *testing.T, log *purgeLog) {
+	const again = "cache: purges are shared again: answers with all labels are kept"
 	var observed []string
-	p := newPurges(t, cache.PurgeOptions{Log: log, Observe: func(err error) { observed = append(observed, err.Error()) }})
+	p := newPurges(t, cache.PurgeOptions{Log: log, Observe: func(err error) {
+		observed = append(observed, err.Error())
+		if got, want := errors.Is(err, cache.ErrPurgesShared), err.Error() == again; got != want {
+			t.Errorf("%v: is ErrPurgesShared %v, want %v", err, got, want)
+		}
+	}})
 	key := purgeKey("x")
 	m := cache.Meta{Owner: "key:alice", Labels: []string{"tag:a", "path:/v1/x", "route:chat"}}
 	keeps := func() bool {
 		m.Epoch = p.Epoch()
 		return !p.Purged(&m, key)
 	}
-	const again = "cache: purges are shared again: answers with all labels are kept"
 	for label, want := range map[string]bool{
 		"tag:a": false, "path:/v1/x": false, "path:/v1/*": false, "caller:key:alice": false, "key:" + hex.EncodeToString(key[:]): false, "all": false,
 		"tag:b": true, "path:/v2/*": true, "caller:key:bob": true,

@@ -50,7 +50,8 @@ func ReadWishes(h http.Header) Wishes {
 	return w
 }
 
-// members yields the members of a list whose commas may stand within quotes.
+// members yields the members of a list of entity tags: commas may stand within their
+// quotes, where a backslash escapes nothing (RFC 9110, section 8.8.3).
 func members(line string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		start, quoted := 0, false
@@ -74,7 +75,9 @@ func members(line string) func(yield func(string) bool) {
 func directives(h http.Header) func(yield func(name, value string) bool) {
 	return func(yield func(name, value string) bool) {
 		for _, line := range h["Cache-Control"] {
-			for item := range members(line) {
+			for rest := line; rest != ""; {
+				var item string
+				item, rest = cutMember(rest, ',')
 				name, value, _ := strings.Cut(strings.TrimSpace(item), "=")
 				if name != "" && !yield(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value)) {
 					return

@@ -186,7 +186,7 @@ func (s *setup) cacheOptions(c config.Route, a *answers) cache.Options {
 		Purges:               a.purges,
 		Leases:               a.leases,
 		Scope:                c.Name,
-		Generation:           s.generation(c.Upstream),
+		Generation:           s.generation(c),
 		TTL:                  c.Cache.TTL,
 		NegativeTTL:          orNone(s.config.Cache.NegativeTTL),
 		StaleWhileRevalidate: c.Cache.StaleWhileRevalidate,
@@ -202,9 +202,11 @@ func (s *setup) cacheOptions(c config.Route, a *answers) cache.Options {
 	}
 }
 
-// generation stands for which model servers there are, and what they are told: with
-// others, no answer from before is found.
-func (s *setup) generation(name string) string {
+// generation stands for which model servers there are behind a route, what they are
+// told, and which of their answers are the same: where that is changed, no answer
+// from before is found.
+func (s *setup) generation(c config.Route) string {
+	name := c.Upstream
 	u := s.config.Upstreams[name]
 	k := cache.NewKeyHash()
 	k.Add(name)
@@ -223,5 +225,9 @@ func (s *setup) generation(name string) string {
 	// Its hash alone: they may hold a key.
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q", fields))
 	k.Add(hex.EncodeToString(sum[:]))
+	settings := c.Cache
+	settings.Coalesce, settings.Replay, settings.MaxEntry, settings.ChargeHits = false, "", 0, false // how, not what
+	k.Add(fmt.Sprintf("%+v", settings))
+	k.Add(s.config.Cache.NegativeTTL.String())
 	return k.Sum().String()
 }

@@ -97,7 +97,10 @@ func (x *exchange) setFields(h http.Header) {
 	if x.chosen.config.LegacyHeaders {
 		ratelimit.SetLegacyFields(h, x.takes)
 	}
-	if x.look != nil {
+	switch {
+	case x.look != nil:
 		x.look.SetFields(h, x.relaying)
+	case x.chosen.cache != nil: // refused before it was asked
+		h["Cache-Status"] = []string{"weir; fwd=bypass"}
 	}
 }
