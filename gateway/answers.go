@@ -72,7 +72,7 @@ func newAnswers(c *config.Config, o Options, redis *redisstore.Store, log *slog.
 			stores = append(stores, a.redis)
 		}
 	}
-	purges.Observe = a.failed
+	purges.Observe = a.observePurges
 	var err error
 	if a.purges, err = cache.NewPurges(purges); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache: %w", err), a.close(context.Background()))
@@ -112,6 +112,17 @@ func (a *answers) failed(err error) {
 	if last := a.told.Load(); time.Since(time.Unix(0, last)) > time.Minute && a.told.CompareAndSwap(last, time.Now().UnixNano()) {
 		a.log.Warn("a store of the cache failed; requests go on without it", "error", err.Error())
 	}
+}
+
+// observePurges tells of purges that other instances were not told, and of the end of
+// that.
+func (a *answers) observePurges(err error) {
+	if errors.Is(err, cache.ErrPurgesShared) {
+		a.log.Info(err.Error())
+		return
+	}
+	a.failures.Add(1)
+	a.log.Warn(err.Error())
 }
 
 // close writes what waits to be written, and closes what newAnswers opened.
