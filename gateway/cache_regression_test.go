@@ -35,7 +35,7 @@ func (l *long) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // count reads to the end without keeping it, at so many bytes a second; 0 is all
 // there are.
 func (r *reading) count(perSecond int) (n int, err error) {
-	late := time.AfterFunc(20*time.Second, r.leave)
+	late := time.AfterFunc(eventually, r.leave)
 	defer late.Stop()
 	buf, began := make([]byte, 64<<10), time.Now()
 	for {

@@ -181,15 +181,19 @@ func atOnce(n int, ask func(i int) answer) []answer {
 	return all
 }
 
+// eventually is how long a test waits for what must happen, on a busy machine.
+const eventually = time.Minute
+
 // serves waits until the route serves so many requests, no more and no fewer.
 func (w *instance) serves(n int) {
 	w.t.Helper()
 	name, want := `weir_gateway_requests_in_flight{route="all"}`, strconv.Itoa(n)
-	deadline, again := time.After(20*time.Second), time.NewTicker(5*time.Millisecond)
-	defer again.Stop()
+	deadline, pause := time.After(eventually), 2*time.Millisecond
 	for w.metric(name) != want {
 		select {
-		case <-again.C:
+		case <-time.After(pause):
+			// Looking costs time that those who are looked at need on a busy machine.
+			pause = min(2*pause, 200*time.Millisecond)
 		case <-deadline:
 			w.t.Fatalf("%s requests are served, want %d", w.metric(name), n)
 		}
@@ -248,7 +252,7 @@ func after[T any](t *testing.T, what string, event <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-event:
-	case <-time.After(20 * time.Second):
+	case <-time.After(eventually):
 		t.Fatal("it never happened: " + what)
 	}
 	return v
@@ -301,7 +305,7 @@ func (w *instance) open(method, path, body string, header ...string) *reading {
 // sees reads just this text, or fails after a while.
 func (r *reading) sees(text string) {
 	r.t.Helper()
-	late := time.AfterFunc(20*time.Second, r.leave)
+	late := time.AfterFunc(eventually, r.leave)
 	defer late.Stop()
 	got := make([]byte, len(text))
 	if n, err := io.ReadFull(r.Body, got); err != nil || string(got) != text {
@@ -311,7 +315,7 @@ func (r *reading) sees(text string) {
 
 // rest reads to the end.
 func (r *reading) rest() answer {
-	late := time.AfterFunc(20*time.Second, r.leave)
+	late := time.AfterFunc(eventually, r.leave)
 	defer late.Stop()
 	b, err := io.ReadAll(r.Body)
 	return answer{r.StatusCode, r.Header, string(b), err}

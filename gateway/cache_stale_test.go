@@ -67,7 +67,7 @@ func TestAStaleAnswerIsGivenAtOnceAndFetchedAgainOnce(t *testing.T) {
 				w.until(func() bool { return calls.Load() == 2 })
 				refresh.open()
 				var next answer
-				storetest.Eventually(t, 10*time.Second, "another answer", func() bool {
+				storetest.Eventually(t, eventually, "another answer", func() bool {
 					next = w.send(s.method, "/", s.body)
 					return next.body != "answer 1"
 				})
