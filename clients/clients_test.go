@@ -232,6 +232,24 @@ func TestCached(t *testing.T) {
 	}
 }
 
+// TestForms has clients ask for an answer whole, and then as a stream: what they make
+// of the one that Weir makes of the other must be the same.
+func TestForms(t *testing.T) {
+	t.Parallel()
+	_, weir := serveModel(t)
+	for _, client := range []string{"openai", "anthropic"} {
+		t.Run(client, func(t *testing.T) {
+			t.Parallel()
+			all := runScript(t, client, weir.base+"/cached", "sk-forms-"+client, "forms")
+			whole, stream := all.get(t, "forms: whole"), all.get(t, "forms: made a stream")
+			if s := stream.Attempts[0].Headers["cache-status"]; !strings.Contains(s, "; hit; ") || !strings.Contains(s, "detail=converted") {
+				t.Errorf("the stream came with Cache-Status %q", s)
+			}
+			checkSameAnswer(t, whole, stream)
+		})
+	}
+}
+
 // TestLeaves has clients leave a stream whose model says no more: it must be told,
 // or it would go on for nobody.
 func TestLeaves(t *testing.T) {

@@ -23,6 +23,11 @@ await run({
 		"stream with a long event": (f, line) => stream(f, line, { model: "long" }),
 		"tokens counted": f => client(f).messages.countTokens({ model: "m", messages: request.messages }),
 	},
+	forms: {
+		"whole": f => message(f),
+		// The helper puts a member of its own into what it makes.
+		"made a stream": async f => (({ parsed_output, ...said }) => said)(await client(f).messages.stream(request).finalMessage()),
+	},
 	failures: {
 		"the model's 400": f => message(f, { model: "status-400" }),
 		"the model's 429": f => message(f, { model: "status-429" }),

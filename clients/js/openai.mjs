@@ -44,6 +44,10 @@ await run({
 		"embeddings": f => embed(f),
 		"embeddings as floats": f => embed(f, { encoding_format: "float" }),
 	},
+	forms: {
+		"whole": async f => (({ message, finish_reason }) => [message.role, message.content, finish_reason])((await chat(f)).choices[0]),
+		"made a stream": async f => (({ message, finish_reason }) => [message.role, message.content, finish_reason])((await client(f).chat.completions.stream({ model: "m", messages }).finalChatCompletion()).choices[0]),
+	},
 	failures: {
 		"the model's 400": f => chat(f, { model: "status-400" }),
 		"the model's 404": f => chat(f, { model: "status-404" }),
