@@ -62,6 +62,7 @@ type Lookup struct {
 	base    Key       // of the request, whatever the form and the fields that answers vary by
 	key     Key       // where its answer is, or is to be as far as is known
 	kept    Key       // where it is
+	other   Key       // where it is in another form
 	own     Key       // of the caller and a QUERY's content, in ModeHTTP
 	stale   *Entry    // what is stored, and must be asked about
 	marker  *Entry    // says by what the answers vary
@@ -190,7 +191,7 @@ func (l *Lookup) Alternative(ctx context.Context, form string) *Entry {
 	if e == nil || !e.Fresh(l.now) || l.wishes.MaxAge >= 0 && e.Age(l.now) > l.wishes.MaxAge {
 		return nil
 	}
-	l.kept = key
+	l.other = key
 	return e
 }
 
@@ -206,7 +207,7 @@ func (l *Lookup) Convert(e *Entry, contentType string, body []byte, stream bool)
 		made.Frames = arrivals(nil).frames(made.Header, body)
 	}
 	made.ETag = strongETag(made.Status, made.Header, body)
-	l.Entry, l.detail = &made, "converted"
+	l.Entry, l.kept, l.detail = &made, l.other, "converted"
 }
 
 // Keyed reports whether the request has a part in the cache: its answer may be
