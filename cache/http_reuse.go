@@ -10,8 +10,8 @@ import (
 // wants is what a request says of the answers that it takes (RFC 9111, section
 // 5.2.1). A duration that is negative was not given.
 type wants struct {
-	noCache, noStore           bool
-	maxAge, minFresh, maxStale time.Duration
+	noCache, noStore, onlyIfCached bool
+	maxAge, minFresh, maxStale     time.Duration
 }
 
 // requestControl reads the Cache-Control of a request, or, without one, its Pragma
@@ -33,6 +33,8 @@ func requestControl(h http.Header) wants {
 			w.noCache = true
 		case d.name == "no-store":
 			w.noStore = true
+		case d.name == "only-if-cached":
+			w.onlyIfCached = true
 		case d.name == "max-age" && ok:
 			w.maxAge = value
 		case d.name == "min-fresh" && ok:

@@ -13,7 +13,7 @@ import (
 // reports false, and leaves a request without conditions, if the answer has
 // nothing to be recognized by.
 func setValidators(out http.Header, e *Entry) bool {
-	StripConditions(out)
+	stripConditions(out)
 	etag, changed := e.Header.Get("Etag"), e.Header.Get("Last-Modified")
 	if etag != "" {
 		out["If-None-Match"] = []string{etag} // as it came: only its origin compares it

@@ -18,7 +18,7 @@ import (
 // key could not be shared: waiting for one that cannot be shared either would only
 // make requests queue up.
 func (l *Lookup) Join(ctx context.Context) (answered bool, err error) {
-	if !l.Keyed() || l.cache.options.NoCoalesce || l.wishes.NoCache || l.partial || l.wishes.MaxAge == 0 ||
+	if !l.Keyed() || l.cache.options.NoCoalesce || l.wishes.noCache || l.partial || l.wishes.maxAge == 0 ||
 		l.request.HTTP.Method == http.MethodHead || l.cache.alone.has(l.flightKey(), l.now) {
 		return false, nil
 	}
@@ -74,7 +74,7 @@ func (l *Lookup) suits(o outcome) bool {
 	if l.cache.options.Mode == ModeHTTP && o.failed == 0 {
 		return httpReuse(l.request.HTTP.Header, e, now) != reuseRevalidate
 	}
-	return l.wishes.MaxAge < 0 || e.Age(now) <= l.wishes.MaxAge
+	return l.wishes.maxAge < 0 || e.Age(now) <= l.wishes.maxAge
 }
 
 // lookAgain looks once more, for the leader of a flight. What it finds is
@@ -146,13 +146,10 @@ func (l *Lookup) Context(ctx context.Context) context.Context {
 	return l.flight.ctx
 }
 
-// Leads reports whether others may wait for this request.
-func (l *Lookup) Leads() bool { return l != nil && l.leads }
-
 // Fail gives err to every follower: the call was made and brought no answer, and
 // making it again for each of them would not help.
 func (l *Lookup) Fail(err error) {
-	if l.Leads() {
+	if l != nil {
 		l.finish(outcome{}, err)
 	}
 }

@@ -55,7 +55,7 @@ type Lookup struct {
 
 	cache   *Cache
 	request Request
-	wishes  Wishes
+	wishes  wants
 	now     time.Time
 	epoch   uint64    // of purges, when the request began
 	keyed   bool      // it has a part in the cache
@@ -92,8 +92,7 @@ type Lookup struct {
 	stop    func() bool // no longer watches the leader's own context
 }
 
-// The reasons for which a request is forwarded (RFC 9211, section 2.2), and the two
-// of them that every mode has.
+// The reasons for which a request is forwarded (RFC 9211, section 2.2).
 const (
 	fwdMiss     = "miss"
 	fwdURIMiss  = "uri-miss"
@@ -109,13 +108,13 @@ const (
 // client that wants an answer from the cache or none (RFC 9111, section 5.2.1.7);
 // the Lookup is there in any case.
 func (c *Cache) LookUp(ctx context.Context, r Request, now time.Time) (*Lookup, error) {
-	l := &Lookup{cache: c, request: r, wishes: ReadWishes(r.HTTP.Header), now: now, began: now, asked: now, epoch: c.options.Purges.Epoch()}
+	l := &Lookup{cache: c, request: r, wishes: requestControl(r.HTTP.Header), now: now, began: now, asked: now, epoch: c.options.Purges.Epoch()}
 	if c.options.Mode == ModeHTTP {
 		l.lookUpHTTP(ctx)
 	} else {
 		l.lookUpInference(ctx)
 	}
-	if l.Entry == nil && l.wishes.OnlyIfCached {
+	if l.Entry == nil && l.wishes.onlyIfCached {
 		return l, l.onlyIfCached()
 	}
 	return l, nil
@@ -123,7 +122,7 @@ func (c *Cache) LookUp(ctx context.Context, r Request, now time.Time) (*Lookup, 
 
 func (l *Lookup) lookUpInference(ctx context.Context) {
 	base, err := l.cache.inferenceKey(&l.request)
-	if err != nil || l.wishes.NoStore || l.request.Samples {
+	if err != nil || l.wishes.noStore || l.request.Samples {
 		l.why = fwdBypass
 		return
 	}
@@ -151,7 +150,7 @@ func (l *Lookup) take(f found) {
 
 func (l *Lookup) searchInference(ctx context.Context, now time.Time) (f found) {
 	f = found{key: l.key, why: fwdMiss}
-	if l.wishes.NoCache {
+	if l.wishes.noCache {
 		f.why = fwdRequest
 		return f
 	}
@@ -161,7 +160,7 @@ func (l *Lookup) searchInference(ctx context.Context, now time.Time) (f found) {
 		return f
 	}
 	switch past := now.Sub(e.Expires); {
-	case l.wishes.MaxAge >= 0 && e.Age(now) > l.wishes.MaxAge:
+	case l.wishes.maxAge >= 0 && e.Age(now) > l.wishes.maxAge:
 		f.why = fwdRequest
 	case past < 0:
 		f.fresh = e
@@ -180,7 +179,7 @@ func (l *Lookup) search(ctx context.Context, now time.Time) found {
 
 // Alternative returns the fresh answer to the same request in another form, or nil.
 func (l *Lookup) Alternative(ctx context.Context, form string) *Entry {
-	if l == nil || !l.keyed || l.Entry != nil || l.wishes.NoCache || l.cache.options.Mode == ModeHTTP {
+	if l == nil || !l.keyed || l.Entry != nil || l.wishes.noCache || l.cache.options.Mode == ModeHTTP {
 		return nil
 	}
 	key := l.base.inForm(form)
@@ -188,7 +187,7 @@ func (l *Lookup) Alternative(ctx context.Context, form string) *Entry {
 	if err != nil {
 		l.Err = err
 	}
-	if e == nil || !e.Fresh(l.now) || l.wishes.MaxAge >= 0 && e.Age(l.now) > l.wishes.MaxAge {
+	if e == nil || !e.Fresh(l.now) || l.wishes.maxAge >= 0 && e.Age(l.now) > l.wishes.maxAge {
 		return nil
 	}
 	l.other = key
@@ -378,7 +377,7 @@ func (l *Lookup) Prepare(h http.Header) {
 		l.prepareHTTP(h)
 		return
 	}
-	StripConditions(h)
+	stripConditions(h)
 }
 
 // Replacement is what Replace did.
@@ -407,7 +406,7 @@ func (l *Lookup) Replace(ctx context.Context, resp *http.Response, err error) Re
 	status, fails := failure(resp, err)
 	_, window := l.windows(l.stale)
 	now := time.Now()
-	if !fails || window <= 0 || ctx.Err() != nil || now.Sub(l.stale.Expires) >= window || l.wishes.NoCache {
+	if !fails || window <= 0 || ctx.Err() != nil || now.Sub(l.stale.Expires) >= window || l.wishes.noCache {
 		return Passed
 	}
 	if resp != nil {
@@ -481,7 +480,7 @@ func (l *Lookup) Refreshing() *Lookup {
 	}
 	stop := context.AfterFunc(c.ctx, f.cancel)
 	r := &Lookup{
-		cache: c, request: l.request, wishes: Wishes{MaxAge: -1}, now: l.now, began: time.Now(), changed: l.changed, epoch: c.options.Purges.Epoch(),
+		cache: c, request: l.request, wishes: requestControl(nil), now: l.now, began: time.Now(), changed: l.changed, epoch: c.options.Purges.Epoch(),
 		keyed: true, base: l.base, key: l.key, own: l.own, stale: l.Entry, marker: l.marker, why: fwdStale,
 		flight: f, leads: true,
 	}

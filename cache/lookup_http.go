@@ -25,7 +25,7 @@ func (l *Lookup) lookUpHTTP(ctx context.Context) {
 	}
 	// The content of a GET has no meaning that a cache could know (RFC 9110, section
 	// 9.3.1), but for those who send one.
-	if l.wishes.NoStore || r.Method != methodQuery && len(l.request.Body) > 0 {
+	if l.wishes.noStore || r.Method != methodQuery && len(l.request.Body) > 0 {
 		l.why = fwdBypass
 		return
 	}
@@ -155,7 +155,7 @@ func (l *Lookup) prepareHTTP(h http.Header) {
 		l.validating = setValidators(h, l.stale)
 	case l.request.HTTP.Method == http.MethodHead, l.partial:
 	case !l.cache.alone.has(l.flightKey(), l.asked):
-		StripConditions(h)
+		stripConditions(h)
 	}
 }
 

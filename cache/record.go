@@ -98,7 +98,7 @@ func (l *Lookup) Record(ctx context.Context, resp *http.Response, k Keep) *Recor
 		l.apart()
 	}
 	if shareable && l.leads && (rec.keeping.Stream || l.cache.options.Mode == ModeHTTP) {
-		head := &Entry{Status: rec.status, Header: rec.kept(), Made: rec.received.Add(-ageHeader(rec.header))}
+		head := &Entry{Status: rec.status, Header: rec.kept(), Made: rec.received.Add(-ageOf(rec.header))}
 		if l.cache.options.Mode == ModeHTTP {
 			head.Header = httpServable(head) // to those who read along, it is not confirmed
 			head.Made, head.Expires = httpTimes(rec.status, rec.header, l.asked, rec.received)
@@ -362,7 +362,7 @@ func (rec *Recording) entryInference(body []byte) *Entry {
 		Status:  rec.status,
 		Header:  rec.kept(),
 		Body:    body,
-		Made:    now.Add(-ageHeader(rec.header)),
+		Made:    now.Add(-ageOf(rec.header)),
 		Expires: now.Add(ttl),
 	}
 	e.Until = e.Expires
@@ -391,14 +391,6 @@ func (rec *Recording) kept() http.Header {
 	// In the entry, so that hits and followers are told what the first client is.
 	c.restrict(h, rec.lookup.request.HTTP.Method, rec.lookup.ttl, rec.lookup.ttl)
 	return h
-}
-
-func ageHeader(h http.Header) time.Duration {
-	n, err := strconv.ParseUint(h.Get("Age"), 10, 31)
-	if err != nil {
-		return 0
-	}
-	return time.Duration(n) * time.Second
 }
 
 // meta is what an entry of this request can be purged by.
@@ -488,8 +480,9 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 // one that is not for all, nothing: its Cache-Control becomes private, and keeps
 // what else the upstream said, unless that was stricter already. One that is for
 // all may be kept for most, or less where the upstream said so, and for unsaid where
-// it said nothing; but nobody keeps the answer to a POST. What is said to caches in front alone goes: they would not
-// look at Cache-Control (RFC 9213). In ModeHTTP the upstream says.
+// it said nothing; but nobody keeps the answer to a POST. What is said to caches in
+// front alone goes: they would not look at Cache-Control (RFC 9213). In ModeHTTP the
+// upstream says.
 func (c *Cache) restrict(h http.Header, method string, most, unsaid time.Duration) {
 	if c.options.Mode == ModeHTTP {
 		return

@@ -6,9 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/internal/jsonscan"
@@ -16,39 +14,6 @@ import (
 
 // methodQuery is a safe request with a body (RFC 10008).
 const methodQuery = "QUERY"
-
-// Wishes is what a request's Cache-Control asks for.
-type Wishes struct {
-	// NoCache wants an answer made now; it may be stored for others.
-	NoCache bool
-	// NoStore wants the request to leave no trace: no look-up, nothing stored.
-	NoStore bool
-	// OnlyIfCached wants an answer from the cache or none.
-	OnlyIfCached bool
-	// MaxAge is the oldest answer wanted; negative means any.
-	MaxAge time.Duration
-}
-
-// ReadWishes reads the Cache-Control of a request. What it does not know, and
-// numbers that are none, it takes as not said.
-func ReadWishes(h http.Header) Wishes {
-	w := Wishes{MaxAge: -1}
-	for name, value := range directives(h) {
-		switch name {
-		case "no-cache":
-			w.NoCache = true
-		case "no-store":
-			w.NoStore = true
-		case "only-if-cached":
-			w.OnlyIfCached = true
-		case "max-age":
-			if n, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31); err == nil {
-				w.MaxAge = time.Duration(n) * time.Second
-			}
-		}
-	}
-	return w
-}
 
 // members yields the members of a list of entity tags: commas may stand within their
 // quotes, where a backslash escapes nothing (RFC 9110, section 8.8.3).
@@ -243,9 +208,9 @@ func isJSON(h http.Header) bool {
 	return err == nil && (kind == "application/json" || strings.HasSuffix(kind, "+json"))
 }
 
-// StripConditions removes the conditions that the cache answers itself: an
+// stripConditions removes the conditions that the cache answers itself: an
 // upstream that answered 304 to one client would leave the others without.
-func StripConditions(h http.Header) {
+func stripConditions(h http.Header) {
 	delete(h, "If-None-Match")
 	delete(h, "If-Modified-Since")
 }

@@ -58,7 +58,7 @@ func newAnswers(c *config.Config, o Options, redis *redisstore.Store, log *slog.
 		case tier == "dir":
 			dir, err := cache.OpenDir(cache.DirOptions{Path: c.Cache.Dir.Path, MaxBytes: int64(c.Cache.Dir.MaxBytes), CallerShare: c.Cache.CallerShare})
 			if err != nil {
-				return nil, errors.Join(fmt.Errorf("cache.dir: %w", err), a.close(context.Background()))
+				return nil, errors.Join(fmt.Errorf("cache.dir: %w", err), a.close())
 			}
 			a.dir = dir
 			stores, purges.Stores, purges.Path = append(stores, dir), append(purges.Stores, dir), filepath.Join(c.Cache.Dir.Path, "purges")
@@ -75,7 +75,7 @@ func newAnswers(c *config.Config, o Options, redis *redisstore.Store, log *slog.
 	purges.Observe = a.observePurges
 	var err error
 	if a.purges, err = cache.NewPurges(purges); err != nil {
-		return nil, errors.Join(fmt.Errorf("cache: %w", err), a.close(context.Background()))
+		return nil, errors.Join(fmt.Errorf("cache: %w", err), a.close())
 	}
 	a.tiers = cache.NewTiers(a.purges, stores...)
 	a.tiers.Observe = a.failed
@@ -126,7 +126,7 @@ func (a *answers) observePurges(err error) {
 }
 
 // close writes what waits to be written, and closes what newAnswers opened.
-func (a *answers) close(context.Context) error {
+func (a *answers) close() error {
 	var errs []error
 	if a.tiers != nil {
 		errs = append(errs, a.tiers.Close())

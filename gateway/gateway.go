@@ -76,7 +76,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 	}
 	s, err := g.build(c)
 	if err != nil {
-		return nil, errors.Join(err, g.answers.close(context.Background()), g.counts.close(context.Background()))
+		return nil, errors.Join(err, g.answers.close(), g.counts.close(context.Background()))
 	}
 	g.setup.Store(s)
 	if err := g.export(); err != nil {
@@ -133,7 +133,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 			u.pool.Close()
 		}
 	}
-	return errors.Join(s.callers.Close(), g.answers.close(ctx), g.counts.close(ctx), g.log.Flush(ctx))
+	return errors.Join(s.callers.Close(), g.answers.close(), g.counts.close(ctx), g.log.Flush(ctx))
 }
 
 // Server makes the server for the configuration's listen address, with the
