@@ -55,7 +55,7 @@ type liveReader struct {
 	live *live
 	// These are guarded by live.mu.
 	at    int
-	moved time.Time // when it took something last, or could not yet
+	moved time.Time // when it took something last, or had last nothing left to take
 	cut   bool
 }
 
@@ -137,6 +137,12 @@ func (l *live) write(p []byte) (over bool) {
 	if l.start+len(l.data)+len(p) > l.limit {
 		l.over = true
 		l.makeRoomLocked(len(p))
+	}
+	now := time.Now()
+	for r := range l.readers {
+		if r.at == l.start+len(l.data) {
+			r.moved = now
+		}
 	}
 	l.data = append(l.data, p...)
 	l.wakeLocked()

@@ -121,6 +121,31 @@ func TestALongAnswerComesWholeToFollowersOfAnyPace(t *testing.T) {
 			t.Errorf("%d of %d bytes", got, liveTotal)
 		}
 	})
+	run("one who had nothing to take for ten seconds has ten more", func(t *testing.T) {
+		r := newLiveRun()
+		reader := r.live.reader()
+		half := bytes.Repeat([]byte("x"), liveLimit/2)
+		r.live.write(half)
+		if p, err := reader.next(t.Context()); len(p) != len(half) || err != nil {
+			t.Fatalf("the first %d bytes: %d, %v", len(half), len(p), err)
+		}
+		time.Sleep(stallFor)
+		got := len(half)
+		r.wg.Go(func() { // as on a busy machine: it wakes when far more has come than waits for it
+			time.Sleep(stallFor - time.Second)
+			for {
+				p, err := reader.next(t.Context())
+				if got += len(p); err != nil {
+					return
+				}
+			}
+		})
+		took := r.write()
+		r.wg.Wait()
+		if want := len(half) + liveTotal; got != want || took != stallFor-time.Second {
+			t.Errorf("%d of %d bytes in %v, want %v", got, want, took, stallFor-time.Second)
+		}
+	})
 	run("one leaves while the others wait for it", func(t *testing.T) {
 		r := newLiveRun()
 		idle, busy := r.live.reader(), r.follow(t, 0)

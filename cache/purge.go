@@ -108,7 +108,7 @@ func NewPurges(o PurgeOptions) (*Purges, error) {
 	}
 	p.reach = flatten(o.Stores)
 	for _, s := range p.reach {
-		if _, shared := s.(PurgeLog); !shared {
+		if !shared(s) {
 			p.kept = append(p.kept, s)
 		}
 	}

@@ -221,6 +221,14 @@ func (g *rig) want(got reply, status int, body string, calls int) {
 	}
 }
 
+// gives is want while the origin may be asked in the background.
+func (g *rig) gives(got reply, status int, body string) {
+	g.t.Helper()
+	if got.status != status || got.body != body {
+		g.t.Errorf("got %d %q, want %d %q\n%v", got.status, got.body, status, body, got.header)
+	}
+}
+
 // says compares one field of a reply; want "" is absent.
 func (g *rig) says(got reply, name, want string) {
 	g.t.Helper()

@@ -44,8 +44,9 @@ type TierStats struct {
 }
 
 // NewTiers makes one store of several, which stay their owner's to close. An entry
-// that p knows as purged counts as not there, and is deleted where it is found. p
-// may be nil.
+// that p knows as purged counts as not there. Where it is found it is deleted,
+// unless the tier is a PurgeLog, too: other instances write to that, and what is
+// there by now may be newer. p may be nil.
 func NewTiers(p *Purges, stores ...Store) *Tiers {
 	t := &Tiers{stores: stores, purges: p}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -108,15 +109,24 @@ func (t *Tiers) get(ctx context.Context, i int, key Key, now time.Time) (*Entry,
 }
 
 // drop deletes a purged entry of tier i. Where something else is being done to
-// the key it stays: it is refused again when it is read again.
+// the key it stays, here or by another instance: it is refused again when it is
+// read again.
 func (t *Tiers) drop(ctx context.Context, i int, key Key, seen uint64) {
-	if i > 0 {
+	switch {
+	case shared(t.stores[i]):
+	case i > 0:
 		t.behind[i-1].drop(key)
-	} else if t.changes[key[0]].Load() == seen {
+	case t.changes[key[0]].Load() == seen:
 		if err := t.stores[0].Delete(ctx, key); err != nil {
 			t.observe(0, err)
 		}
 	}
+}
+
+// shared reports whether other instances write to s.
+func shared(s any) bool {
+	_, ok := s.(PurgeLog)
+	return ok
 }
 
 // filling is an entry found in tier from, when its key's count of changes was

@@ -217,6 +217,25 @@ func TestTiersRead(t *testing.T) {
 				t.Errorf("behind a purged entry: got %q", got)
 			}
 		}},
+		{"what is purged stays where others write: it may be a newer one by now", func(t *testing.T) {
+			far, now := &sharedStore{lateStore: lateStore{memoryStore()}}, time.Now()
+			p := newPurges(t, cache.PurgeOptions{})
+			tiers := newTiers(t, p, memoryStore(), far)
+			putBody(t, far, "x", answer("old", now, 0), now)
+			purge(t, p, "all")
+			time.AfterFunc(time.Second/2, func() { // another instance, after the old one was read
+				newer := answer("new", now, 0)
+				newer.Epoch = p.Epoch()
+				putBody(t, far, "x", newer, now)
+			})
+			if got := body(t, tiers, "x", now); got != "" {
+				t.Errorf("got %q, which is purged", got)
+			}
+			synctest.Wait()
+			if got := body(t, tiers, "x", now); got != "new" {
+				t.Errorf("then %q, want the new one", got)
+			}
+		}},
 		{"no tiers have nothing", func(t *testing.T) {
 			tiers, now := newTiers(t, nil), time.Now()
 			putBody(t, tiers, "x", answer("lost", now, 0), now)
@@ -442,6 +461,12 @@ func (s *lateStore) Get(ctx context.Context, key cache.Key, now time.Time) (*cac
 	e, err := s.MemoryStore.Get(ctx, key, now)
 	time.Sleep(time.Second)
 	return e, err
+}
+
+// sharedStore is one that other instances write to.
+type sharedStore struct {
+	lateStore
+	purgeLog
 }
 
 func TestTiersAreBounded(t *testing.T) {

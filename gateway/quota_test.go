@@ -285,7 +285,7 @@ func TestSlotsAreHeldUntilTheLastByte(t *testing.T) {
 // until waits until something holds, at most ten seconds.
 func (w *weir) until(holds func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(eventually); !holds(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatal("it never happened")
 		}
