@@ -24,8 +24,19 @@ func (k *checker) plan(path, name string, c *Config, s served) {
 	policies := c.Plans[name].Policies
 	k.policies(path, policies)
 	k.effective(path, policies, c, s)
-	if want := k.nobodyHas(name, c.Callers); want != "" && len(policies) > 0 && k.clean(path) && k.clean(parent(path)) {
-		k.fail(path, want)
+	want := k.nobodyHas(name, c.Callers)
+	if want == "" || !k.clean(parent(path)) {
+		return
+	}
+	if len(policies) > 0 && k.clean(path) {
+		k.fail(path, "never match: "+want)
+		return
+	}
+	for _, key := range []string{"weight", "priority"} {
+		if at := parent(path) + "." + key; k.said(at) {
+			k.fail(at, "has no effect: "+want)
+			return
+		}
 	}
 }
 
@@ -42,11 +53,11 @@ func (k *checker) nobodyHas(plan string, c Callers) string {
 		slices.ContainsFunc(c.Overrides, func(o Override) bool { return o.Plan == plan }):
 		return ""
 	case byKey:
-		return "never match: the plan is that of a key, and callers.identify names nobody by key: want api_key in it, before ip"
+		return "the plan is that of a key, and callers.identify names nobody by key: want api_key in it, before ip"
 	case c.JWT != nil:
-		return "never match: the plan can only be that of a token, and callers.identify names nobody by token: want jwt in it, before ip"
+		return "the plan can only be that of a token, and callers.identify names nobody by token: want jwt in it, before ip"
 	}
-	return "never match: nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token"
+	return "nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token"
 }
 
 // policies checks those of one plan, route or override by themselves.

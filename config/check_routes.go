@@ -34,6 +34,7 @@ func (k *checker) upstreams(c *Config) {
 			k.fail(path+".connections.idle", fmt.Sprintf("want at most connections.max, which is %d", u.Connections.Max))
 		}
 		k.setHeaders(path+".set_headers.", u.SetHeaders)
+		k.overload(path, u)
 	}
 }
 
@@ -143,6 +144,7 @@ func (k *checker) routes(c *Config) {
 			k.fail(path+".policies", fmt.Sprintf("%d policies together with those of %s: want at most %d", n, whose, ratelimit.MaxTakes))
 		}
 		k.routeCache(path+".cache", r.Cache, &c.Cache)
+		k.upgrade(path+".upgrade", r, c)
 		if r.Upstream == "" && c.Decide != nil && k.clean(path+".upstream") {
 			k.decideOnly(path, r)
 		}

@@ -8,17 +8,15 @@ import (
 )
 
 // complete fills in the defaults that depend on other values: names, bursts,
-// the idle connections of an upstream with few connections, and the largest
-// entry of a small cache.
+// what an upstream with few connections can have, and the largest entry of a small
+// cache.
 func complete(c *Config, nodes map[string]node) {
 	for name, plan := range c.Plans {
 		completePolicies(plan.Policies, name)
 	}
 	for name, u := range c.Upstreams {
-		if _, said := nodes["upstreams."+shownKey(name)+".connections.idle"]; !said {
-			u.Connections.Idle = min(u.Connections.Idle, u.Connections.Max)
-			c.Upstreams[name] = u
-		}
+		completeUpstream(&u, "upstreams."+shownKey(name), nodes)
+		c.Upstreams[name] = u
 	}
 	for i := range c.Routes {
 		r := &c.Routes[i]
@@ -39,6 +37,27 @@ func complete(c *Config, nodes map[string]node) {
 			nameOverrides(o.Policies, c.Plans[owner].Policies, owner)
 		}
 		completeBursts(o.Policies)
+	}
+}
+
+// completeUpstream fills in those defaults of the upstream at path that depend on
+// others of its values.
+func completeUpstream(u *Upstream, path string, nodes map[string]node) {
+	said := func(key string) bool {
+		_, ok := nodes[path+key]
+		return ok
+	}
+	if !said(".connections.idle") {
+		u.Connections.Idle = min(u.Connections.Idle, u.Connections.Max)
+	}
+	if fixed := nodes[path+".concurrency"].scalar; !fixed && !said(".concurrency.max") && oneEach(u.Targets) {
+		u.Concurrency.Max = min(u.Concurrency.Max, u.Connections.Max)
+	}
+	if u.Probe != nil && !said(".probe.timeout") {
+		u.Probe.Timeout = min(u.Probe.Timeout, u.Probe.Interval)
+	}
+	if u.Engine != nil && u.Engine.Kind == "triton" && !said(".engine.metrics") {
+		u.Engine.Metrics = ":8002/metrics" // Triton shows them on a port of their own
 	}
 }
 

@@ -69,7 +69,15 @@ func defaultUpstream(url string) config.Upstream {
 		Timeouts: config.Timeouts{
 			Connect: time.Second, FirstByte: time.Minute, BetweenBytes: 30 * time.Second, Total: 10 * time.Minute,
 		},
+		Retry:       config.Retry{Attempts: 2, Budget: 0.2},
+		Breaker:     config.Breaker{Failures: 5, OpenFor: 10 * time.Second},
+		Concurrency: config.Concurrency{Min: 1, Max: 256},
+		Queue:       config.Queue{Max: 256, MaxWait: 10 * time.Second, Status: 503, KeepaliveAfter: 5 * time.Second},
 	}
+}
+
+func defaultPlan(policies ...config.Policy) config.Plan {
+	return config.Plan{Policies: policies, Weight: 1, Priority: "standard"}
 }
 
 func defaultRoute(name string, match config.Match, upstream string) config.Route {
@@ -99,7 +107,7 @@ func TestTheLeastConfigurationHasEveryDefault(t *testing.T) {
 
 func TestTheBuiltinConfigurationServesTheBuiltinModels(t *testing.T) {
 	want := defaultConfig()
-	want.Plans = map[string]config.Plan{"default": {Policies: []config.Policy{defaultPolicy("default", 5, time.Minute)}}}
+	want.Plans = map[string]config.Plan{"default": defaultPlan(defaultPolicy("default", 5, time.Minute))}
 	llm := defaultUpstream("builtin:")
 	llm.Dialect = "openai"
 	want.Upstreams = map[string]config.Upstream{"models": defaultUpstream("builtin:"), "llm": llm}
@@ -212,15 +220,6 @@ func smaller(r config.Route, entry config.Size) config.Route {
 
 // everything is what testdata/everything.yaml says.
 func everything() *config.Config {
-	llm := config.Upstream{
-		Targets: []config.Target{{"http://10.0.0.1:8000", 1}, {"https://h.example/base/", 2}, {"http://10.0.0.3", 1}},
-		Dialect: "openai", Balance: "round_robin",
-		SetHeaders:  map[string]string{"Authorization": "Bearer hunter2-llm", "X-Price": "hunter2 $5 9090", "X-Empty": ""},
-		Connections: config.Connections{Max: 64, Idle: 64, IdleTimeout: time.Minute},
-		Timeouts: config.Timeouts{
-			Connect: 250 * time.Millisecond, FirstByte: 5 * time.Minute, BetweenBytes: time.Minute, Total: 90 * time.Minute,
-		},
-	}
 	predict := config.Match{Path: "/predict/*", Methods: []string{"GET", "POST"}}
 	return &config.Config{
 		Listen: "0.0.0.0:9090",
@@ -249,18 +248,18 @@ func everything() *config.Config {
 			Overrides: manyOverrides(),
 		},
 		Plans: map[string]config.Plan{
-			"default": {Policies: []config.Policy{defaultPolicy("default", 5, time.Minute)}},
-			"free":    {},
-			"pro":     {Policies: proPlan()},
+			"default": defaultPlan(defaultPolicy("default", 5, time.Minute)),
+			"free":    {Weight: 1, Priority: "batch"},
+			"pro":     {Policies: proPlan(), Weight: 4, Priority: "critical"},
 		},
-		Upstreams: map[string]config.Upstream{"local": defaultUpstream("builtin:"), "llm": llm},
+		Upstreams: map[string]config.Upstream{"local": defaultUpstream("builtin:"), "llm": llmUpstream(), "other": otherUpstream()},
 		Cache: config.Cache{
 			Tiers: []string{"memory", "redis", "dir"}, Memory: config.Memory{MaxBytes: 10_000_000},
 			Dir: &config.CacheDir{Path: "/var/cache/weir", MaxBytes: mib}, CallerShare: 0.125,
 		},
 		Routes: []config.Route{
 			chatRoute(), smaller(defaultRoute("GET,POST /predict/*", predict, "local"), mib), smaller(decidedRoute(), mib),
-			filesRoute(), smaller(defaultRoute("/*", config.Match{Path: "/*"}, "local"), mib),
+			filesRoute(), socketRoute(), smaller(defaultRoute("/*", config.Match{Path: "/*"}, "local"), mib),
 		},
 		Limits: config.Limits{
 			HeaderBytes: 16 * kib, Headers: 50, URLBytes: 4 * kib, HeaderTimeout: 5 * time.Second, JSONDepth: 20,
@@ -430,7 +429,7 @@ routes: [{match: {path: /a:b}, upstream: m}]
 	}
 	policy := defaultPolicy("default", 1, time.Minute)
 	policy.By = "header:X-Team"
-	want.Plans = map[string]config.Plan{"default": {Policies: []config.Policy{policy}}}
+	want.Plans = map[string]config.Plan{"default": defaultPlan(policy)}
 	m := want.Upstreams["m"]
 	m.Targets = append(m.Targets, config.Target{URL: "http://h:1/a:b", Weight: 1})
 	want.Upstreams["m"] = m

@@ -31,6 +31,7 @@ type rule struct {
 	url        bool   // the value is a URL whose password is not to be shown
 	rate       bool   // a Size per second
 	words      bool   // a time.Duration that may be the name of a window
+	zero       bool   // a fraction that may be 0
 }
 
 // rules returns the keys of a struct in their order.
@@ -47,7 +48,7 @@ func rules(t reflect.Type) []rule {
 			min: tag.Get("min"), max: tag.Get("max"),
 			required: tag.Get("required"), unless: tag.Get("unless"), with: tag.Get("with"),
 			secret: tag.Get("secret") == "true", url: tag.Get("secret") == "url",
-			rate: tag.Get("rate") == "true", words: tag.Get("words") == "true",
+			rate: tag.Get("rate") == "true", words: tag.Get("words") == "true", zero: tag.Get("zero") == "true",
 		}
 		r.def, r.hasDefault = tag.Lookup("default")
 		all = append(all, r)
@@ -145,7 +146,9 @@ func setDefaults(v reflect.Value) {
 }
 
 // isLeaf holds for structs that are one value in the file.
-func isLeaf(t reflect.Type) bool { return t == reflect.TypeFor[netip.Prefix]() }
+func isLeaf(t reflect.Type) bool {
+	return t == reflect.TypeFor[netip.Prefix]() || t == reflect.TypeFor[After]()
+}
 
 // bad reports a value that is of the wrong kind.
 func (d *decoder) bad(p place, n ast.Node, want string) {
@@ -183,6 +186,11 @@ func (d *decoder) value(p place, n ast.Node, v reflect.Value) {
 	case *Target:
 		if scalar {
 			d.text(p, raw, reflect.ValueOf(&target.URL).Elem())
+			return
+		}
+	case *Concurrency:
+		if scalar {
+			d.fixed(p, raw, target)
 			return
 		}
 	}
@@ -362,22 +370,25 @@ func (d *decoder) text(p place, raw string, v reflect.Value) {
 	case err != nil:
 	case text == "" && !strings.HasSuffix(p.pattern, ".*"):
 		err = errors.New("empty: " + orLeaveOut(v.Type(), p.rule))
+	case d.refusal(p, text) != "":
+		err = errors.New(d.refusal(p, text))
 	default:
 		err = setText(v, text, p.rule)
 	}
 	if err == nil {
 		err = inRange(v, p.rule)
 	}
-	if err == nil {
-		if c, ok := d.choices[p.pattern]; ok {
-			if refusal := c.refuse(text); refusal != "" {
-				err = errors.New(refusal)
-			}
-		}
-	}
 	if err != nil {
 		d.add(p.line, p.path, shownUnless(p.rule.secret, raw), err.Error())
 	}
+}
+
+// refusal is what is wrong with a text where only some are right.
+func (d *decoder) refusal(p place, text string) string {
+	if c, ok := d.choices[p.pattern]; ok {
+		return c.refuse(text)
+	}
+	return ""
 }
 
 func shownUnless(secret bool, raw string) string {
@@ -431,4 +442,12 @@ func (d *decoder) shortPolicy(p place, raw string, to *Policy) {
 	if limit.Concurrent == 0 {
 		to.Quota, to.Window, to.Unit = limit.Quota, limit.Window, limit.Unit
 	}
+}
+
+// fixed decodes a concurrency that is one number.
+func (d *decoder) fixed(p place, raw string, to *Concurrency) {
+	v := reflect.ValueOf(to).Elem()
+	p.rule, _ = findRule(rules(v.Type()), "max")
+	d.text(p, raw, v.FieldByName("Max"))
+	to.Min = to.Max
 }

@@ -57,7 +57,7 @@ func (r rule) effective(v reflect.Value) bool {
 	}
 	name, not, _ := strings.Cut(r.with, "!")
 	f := v.FieldByName(name)
-	return !isEmpty(f) && (not == "" || f.String() != not)
+	return !isEmpty(f) && (not == "" || fmt.Sprint(f) != not)
 }
 
 func isEmpty(v reflect.Value) bool {
@@ -133,6 +133,8 @@ func scalar(r rule, v reflect.Value) string {
 		}
 		return formatDuration(x)
 	case Percent:
+		return x.String()
+	case After:
 		return x.String()
 	case Size:
 		if r.rate {

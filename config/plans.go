@@ -10,6 +10,12 @@ import (
 type Plan struct {
 	// Policies all apply to each of the plan's callers. Default none.
 	Policies []Policy `yaml:"policies"`
+	// Weight is each of its callers' share of an upstream where requests wait,
+	// against the others of the same Priority. Default 1, from 1 to 1000.
+	Weight int `yaml:"weight" default:"1" min:"1" max:"1000"`
+	// Priority is whose requests go first, and are refused last: critical, then
+	// standard, then batch. Default standard.
+	Priority string `yaml:"priority" default:"standard"`
 }
 
 // Policy is a quota. In the file it is the short form, such as 5/minute or

@@ -22,6 +22,9 @@ type Route struct {
 	// LegacyHeaders adds X-RateLimit-Limit, -Remaining and -Reset. Default
 	// false.
 	LegacyHeaders bool `yaml:"legacy_headers" default:"false"`
+	// Upgrade is what a connection may become: websocket. Default nothing, and
+	// such a request is refused with 501.
+	Upgrade []string `yaml:"upgrade"`
 }
 
 // Match says which requests a route takes: those that fit all that is said.

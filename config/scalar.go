@@ -55,18 +55,16 @@ func parsePercent(s string) (Percent, error) {
 	return Percent(float64(n) / 1e6), nil
 }
 
-// parseFraction reads 0.25: above 0, at most 1, with at most four decimals, so
-// that what is printed is what was read.
-func parseFraction(s string) (float64, error) {
+// parseFraction reads 0.25: from 0 to 1, with at most four decimals, so that what
+// is printed is what was read.
+func parseFraction(s string) (f float64, ok bool) {
 	whole, decimals, point := strings.Cut(s, ".")
 	n, err := strconv.ParseUint(whole+decimals+"0000"[min(len(decimals), 4):], 10, 32)
-	if err != nil || whole == "" || point && decimals == "" || len(decimals) > 4 || n == 0 || n > 1e4 {
-		return 0, errors.New(wantFraction)
+	if err != nil || whole == "" || point && decimals == "" || len(decimals) > 4 || n > 1e4 {
+		return 0, false
 	}
-	return float64(n) / 1e4, nil
+	return float64(n) / 1e4, true
 }
-
-const wantFraction = "want a fraction above 0 and at most 1, for example 0.25"
 
 // windowWords are the windows that have names.
 func windowWords() []unit {
@@ -256,8 +254,14 @@ func setText(v reflect.Value, text string, r rule) error {
 		v.SetFloat(float64(p))
 		return err
 	case float64:
-		f, err := parseFraction(text)
+		f, ok := parseFraction(text)
+		if !ok || f == 0 && !r.zero {
+			return errors.New(wanted(v.Type(), r))
+		}
 		v.SetFloat(f)
+	case After:
+		a, err := parseAfter(text)
+		v.Set(reflect.ValueOf(a))
 		return err
 	case Size:
 		parse := parseSize
@@ -310,6 +314,10 @@ func wanted(t reflect.Type, r rule) string {
 		return "want a policy, for example 5/minute or {quota: 5, window: 1m}"
 	case Target:
 		return "want a URL, or a mapping with url and weight"
+	case Concurrency:
+		return "want a whole number, or a mapping with min and max"
+	case After:
+		return wantAfter
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -317,7 +325,10 @@ func wanted(t reflect.Type, r rule) string {
 	case reflect.Int, reflect.Int64:
 		return "want a whole number"
 	case reflect.Float64:
-		return wantFraction
+		if r.zero {
+			return "want a fraction from 0 to 1, for example 0.25"
+		}
+		return "want a fraction above 0 and at most 1, for example 0.25"
 	case reflect.Slice:
 		return "want a list"
 	case reflect.Struct, reflect.Map, reflect.Pointer:

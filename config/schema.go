@@ -13,11 +13,8 @@ func laterKeys() []string {
 	keys := []string{
 		"tls.acme",
 		"database", "blobs", "prices", "jobs", "rls",
-		"plans.*.weight", "plans.*.priority", "plans.*.budget",
-		"upstreams.*.probe", "upstreams.*.retry", "upstreams.*.hedge", "upstreams.*.breaker",
-		"upstreams.*.concurrency", "upstreams.*.slo", "upstreams.*.queue", "upstreams.*.batch",
-		"upstreams.*.engine",
-		"routes[].cache.semantic", "routes[].offload_over", "routes[].upgrade",
+		"plans.*.budget",
+		"routes[].cache.semantic", "routes[].offload_over",
 		"limits.connections_per_ip",
 		"telemetry.log.sample", "telemetry.log.redact", "telemetry.otlp", "telemetry.traces",
 	}
@@ -41,15 +38,16 @@ type choice struct {
 // choices are the keys whose values are words.
 func choices() map[string]choice {
 	all := map[string]choice{
-		"store.url":           {now: append([]string{memoryStore}, storeSchemes()...)},
-		"store.on_failure":    {now: []string{"local", "open", "closed"}},
-		"callers.identify[]":  {now: []string{"api_key", "jwt", "header", "ip"}},
-		"upstreams.*.dialect": {now: []string{"plain", "openai", "anthropic", "ollama", "kserve", "tfserving"}},
-		"upstreams.*.balance": {
-			now:   []string{"least_busy", "round_robin"},
-			later: []string{"two_choices", "prefix"},
-		},
-		"cache.tiers[]": {now: []string{memoryTier, dirTier, redisTier}},
+		"store.url":                {now: append([]string{memoryStore}, storeSchemes()...)},
+		"store.on_failure":         {now: []string{"local", "open", "closed"}},
+		"callers.identify[]":       {now: []string{"api_key", "jwt", "header", "ip"}},
+		"upstreams.*.dialect":      {now: []string{"plain", "openai", "anthropic", "ollama", "kserve", "tfserving"}},
+		"upstreams.*.balance":      {now: []string{"least_busy", "two_choices", "round_robin", balancePrefix}},
+		"upstreams.*.queue.status": {now: []string{"503", "429"}},
+		"upstreams.*.engine.kind":  {now: []string{"vllm", "sglang", "triton"}},
+		"plans.*.priority":         {now: []string{"critical", "standard", "batch"}},
+		"routes[].upgrade[]":       {now: []string{"websocket"}},
+		"cache.tiers[]":            {now: []string{memoryTier, dirTier, redisTier}},
 		"routes[].match.methods[]": {
 			now: []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"},
 		},

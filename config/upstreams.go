@@ -13,14 +13,34 @@ type Upstream struct {
 	// SetHeaders are fields that replace the caller's on the way upstream.
 	// Their values are secrets: no message and no print-out shows them.
 	SetHeaders map[string]string `yaml:"set_headers" secret:"true"`
-	// Balance chooses the target of a request: least_busy, the one with the
-	// fewest requests in flight for its weight, or round_robin. Default
-	// least_busy.
+	// Balance chooses the target of a request: least_busy, the one with the least
+	// work in flight for its weight; two_choices, the less busy one of two at
+	// random; round_robin; or prefix, the one that had a prompt with the same
+	// beginning, unless it is much busier than the others. Default least_busy.
 	Balance string `yaml:"balance" default:"least_busy"`
+	// Probe asks the targets whether they are well. nil, the default, asks none.
+	Probe *Probe `yaml:"probe"`
 	// Connections bound the connections to each target.
 	Connections Connections `yaml:"connections"`
 	// Timeouts bound the parts of an upstream call.
 	Timeouts Timeouts `yaml:"timeouts"`
+	// Retry says how often a request is tried.
+	Retry Retry `yaml:"retry"`
+	// Hedge sends slow requests to a second target. nil, the default, sends none.
+	Hedge *Hedge `yaml:"hedge"`
+	// Breaker leaves a target out that fails.
+	Breaker Breaker `yaml:"breaker"`
+	// Concurrency bounds how many requests each target has at the same time.
+	Concurrency Concurrency `yaml:"concurrency"`
+	// SLO is how long a caller should wait at most. nil, the default, is no aim.
+	SLO *SLO `yaml:"slo"`
+	// Queue is where requests wait for a target that has room.
+	Queue Queue `yaml:"queue"`
+	// Batch puts requests together. nil, the default, puts none.
+	Batch *Batch `yaml:"batch"`
+	// Engine is where the targets say how busy they are. nil, the default, asks
+	// none.
+	Engine *Engine `yaml:"engine"`
 }
 
 // Target is one server of an upstream. In the file it is a URL alone, with
@@ -34,6 +54,9 @@ type Target struct {
 	// Default 1, from 1 to 1000.
 	Weight int `yaml:"weight" default:"1" min:"1" max:"1000"`
 }
+
+// balancePrefix is the Balance that looks at prompts.
+const balancePrefix = "prefix"
 
 // builtinTarget is the URL of the models that ship with Weir.
 const builtinTarget = "builtin:"
