@@ -1,84 +1,239 @@
 package upstream
 
 import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// balancer chooses among targets. It is safe for concurrent use.
+// balancer chooses among the targets of one pool. It is safe for concurrent use,
+// allocates nothing, and never takes a target that is not among those it is given.
 type balancer interface {
-	// choose prefers targets that are open at now: others said that they admit
-	// nothing. Where all are closed it chooses as if all were open.
-	choose(targets []*target, now time.Time) *target
+	// choose returns one of targets, the numbers of those that may be chosen: at
+	// least one. outstanding tells the load of each target of the pool by its
+	// number, prefix what the prompt begins with.
+	choose(targets []int, outstanding loads, prefix Prefix) int
 }
 
-// open reports whether t has not said that it admits nothing now.
-func (t *target) open(now time.Time) bool { return now.UnixNano() >= t.closedUntil.Load() }
+// newBalancer makes the balancer that a configuration calls name; "" is least_busy.
+func newBalancer(name string, targets []*target) (balancer, error) {
+	switch name {
+	case "", "least_busy":
+		return &leastBusy{newTurns(targets)}, nil
+	case "round_robin":
+		return &roundRobin{newTurns(targets)}, nil
+	case "two_choices":
+		return newTwoChoices(targets), nil
+	case "prefix":
+		return newPrefixBalance(targets), nil
+	}
+	return nil, fmt.Errorf("upstream: balance: %q: want least_busy, two_choices, round_robin or prefix", name)
+}
 
-func allClosed(targets []*target, now time.Time) bool {
+// Choose takes one of targets, the numbers of those that may be chosen, in the way
+// of Options.Balance. load is the outstanding cost of each target of the pool, by its
+// number, in any unit: requests or tokens; a target is as busy as its load divided
+// by its weight. prefix, which only "prefix" looks at, is what the prompt begins
+// with, nil where that is not known.
+//
+// A target that is not among targets, because it is full or not open, is never
+// chosen, and loses nothing by it: it keeps its place in the turns and the prefixes
+// that it was sent. Numbers that no target has are passed over. Without any that
+// the pool has, the result is -1.
+//
+// Whatever it takes counts as sent, for the next turn and as the holder of the prefix;
+// loads are for the caller to keep. Its time grows with the number of targets: with 16
+// it takes about a microsecond, and it allocates nothing.
+func (p *Pool) Choose(targets []int, load []float64, prefix Prefix) int {
 	for _, t := range targets {
-		if t.open(now) {
-			return false
+		if t < 0 || t >= len(p.targets) {
+			targets = slices.DeleteFunc(slices.Clone(targets), func(t int) bool { return t < 0 || t >= len(p.targets) })
+			break
 		}
 	}
-	return true
+	if len(targets) == 0 {
+		return -1
+	}
+	return p.balance.choose(targets, load, prefix)
 }
 
-// leastBusy takes the target with the fewest requests in flight for its weight,
-// and goes round among those that are equal.
-type leastBusy struct{ turn atomic.Uint64 }
+// loads are the outstanding costs of a pool's targets by their numbers.
+type loads []float64
 
-func (b *leastBusy) choose(targets []*target, now time.Time) *target {
-	start := int((b.turn.Add(1) - 1) % uint64(len(targets)))
-	all := allClosed(targets, now)
-	var best *target
-	for i := range targets {
-		t := targets[(start+i)%len(targets)]
-		if !all && !t.open(now) {
-			continue
-		}
-		if best == nil || t.inFlight.Load()*best.weight < best.inFlight.Load()*t.weight {
-			best = t
-		}
+// of is the load of a target. What is missing, below nothing or no number is 0.
+func (l loads) of(target int) float64 {
+	if target < len(l) && l[target] > 0 {
+		return l[target]
 	}
-	if best == nil { // the last one closed in this moment
-		return targets[start]
-	}
-	return best
+	return 0
 }
 
-// roundRobin takes each target in turn by weight, spread evenly: a weight of 2
-// beside 1 gives a b a, not a a b. It is the smooth weighted round-robin of nginx
-// (2012): each target gains its weight, and the richest pays for all. A target that
-// is closed neither gains nor pays.
-type roundRobin struct {
+// turns lets targets take turns by weight, spread evenly: a weight of 2 beside 1
+// gives a b a, not a a b. It is the smooth weighted round-robin of nginx (2012): in
+// each turn all who take part gain their weight, and the richest pays for all. Who
+// takes no part neither gains nor pays.
+type turns struct {
+	targets []*target
 	mu      sync.Mutex
 	credits []int64 // guarded by mu
 }
 
-func newRoundRobin(targets []*target) *roundRobin {
-	return &roundRobin{credits: make([]int64, len(targets))}
+func newTurns(targets []*target) *turns {
+	return &turns{targets: targets, credits: make([]int64, len(targets))}
 }
 
-func (b *roundRobin) choose(targets []*target, now time.Time) *target {
-	all := allClosed(targets, now)
+// next is whose turn it is of those in targets that take part: all but the busier
+// than most, in load for a unit of weight.
+func (b *turns) next(targets []int, outstanding loads, most float64) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	best, total := -1, int64(0)
-	for i, t := range targets {
-		if !all && !t.open(now) {
+	for _, i := range targets {
+		weight := b.targets[i].weight
+		if outstanding.of(i) > most*float64(weight) {
 			continue
 		}
-		b.credits[i] += t.weight
-		total += t.weight
+		b.credits[i] += weight
+		total += weight
 		if best < 0 || b.credits[i] > b.credits[best] {
 			best = i
 		}
 	}
-	if best < 0 { // the last one closed in this moment
-		best = 0
-	}
 	b.credits[best] -= total
-	return targets[best]
+	return best
+}
+
+// roundRobin takes each target in turn, however busy it is.
+type roundRobin struct{ *turns }
+
+func (b *roundRobin) choose(targets []int, _ loads, _ Prefix) int {
+	return b.next(targets, nil, math.Inf(1))
+}
+
+// leastBusy takes the target with the least load for its weight; those that are
+// equal take turns.
+type leastBusy struct{ *turns }
+
+func (b *leastBusy) choose(targets []int, outstanding loads, _ Prefix) int {
+	least := targets[0]
+	for _, i := range targets[1:] {
+		if busier(b.targets, outstanding, least, i) {
+			least = i
+		}
+	}
+	// Rounded up, so that the least busy itself takes part whatever the division lost.
+	most := math.Nextafter(outstanding.of(least)/float64(b.targets[least].weight), math.Inf(1))
+	return b.next(targets, outstanding, most)
+}
+
+// busier reports whether target i has more load for its weight than target j.
+func busier(targets []*target, outstanding loads, i, j int) bool {
+	return outstanding.of(i)*float64(targets[j].weight) > outstanding.of(j)*float64(targets[i].weight)
+}
+
+// twoChoices draws two targets at random by weight and takes the less busy of them:
+// the longest queue stays nearly as short as with least_busy, and several gateways
+// that see the same loads do not all run to the same target (Mitzenmacher, The Power
+// of Two Choices in Randomized Load Balancing, 2001). Of two that are equally busy
+// it takes the one that was quicker with its first bytes.
+type twoChoices struct {
+	targets []*target
+	random  func() uint64
+	now     func() time.Time
+}
+
+func newTwoChoices(targets []*target) *twoChoices {
+	return &twoChoices{targets: targets, random: rand.Uint64, now: time.Now}
+}
+
+func (b *twoChoices) choose(targets []int, outstanding loads, _ Prefix) int {
+	if len(targets) == 1 {
+		return targets[0]
+	}
+	one := b.draw(targets, -1)
+	two := b.draw(targets, one)
+	switch {
+	case two < 0 || busier(b.targets, outstanding, two, one):
+		return one
+	case busier(b.targets, outstanding, one, two):
+		return two
+	}
+	now := b.now()
+	if b.targets[two].latency.at(now) < b.targets[one].latency.at(now) {
+		return two
+	}
+	return one
+}
+
+// draw takes one of targets at random by weight, but not target except. It is -1
+// where there is no other.
+func (b *twoChoices) draw(targets []int, except int) int {
+	total := int64(0)
+	for _, i := range targets {
+		if i != except {
+			total += b.targets[i].weight
+		}
+	}
+	if total == 0 {
+		return -1
+	}
+	// The remainder prefers small numbers by less than one in 2^40.
+	rest := int64(b.random() % uint64(total))
+	for _, i := range targets {
+		if i == except {
+			continue
+		}
+		if rest -= b.targets[i].weight; rest < 0 {
+			return i
+		}
+	}
+	return -1 // not reached: the weights add up to total
+}
+
+// latencyMemory is the time in which a latency that was seen loses all but a third
+// of its say.
+const latencyMemory = 10 * time.Second
+
+// peakEWMA is a moving average of latencies that believes bad news at once: a peak
+// counts in full and wears off, as in Finagle's load balancer of that name. Without
+// news it goes towards 0, so that a target which was slow once is tried again.
+// The zero value has seen nothing and is the quickest. It is safe for concurrent
+// use.
+type peakEWMA struct {
+	mu    sync.Mutex
+	value float64   // nanoseconds; guarded by mu
+	seen  time.Time // when value was right; guarded by mu
+}
+
+// observe takes in that something took d and ended at now.
+func (e *peakEWMA) observe(d time.Duration, now time.Time) {
+	took := float64(max(d, 0))
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if kept := e.keptLocked(now); took < e.value {
+		e.value = e.value*kept + took*(1-kept)
+	} else {
+		e.value = took
+	}
+	if now.After(e.seen) {
+		e.seen = now
+	}
+}
+
+// at is the average at now, in nanoseconds.
+func (e *peakEWMA) at(now time.Time) float64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.value * e.keptLocked(now)
+}
+
+// keptLocked is the part of value that is left at now.
+func (e *peakEWMA) keptLocked(now time.Time) float64 {
+	if e.value == 0 {
+		return 0
+	}
+	return math.Exp(-float64(max(now.Sub(e.seen), 0)) / float64(latencyMemory))
 }

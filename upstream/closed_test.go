@@ -57,9 +57,11 @@ func TestTargetsThatAdmitNothingAreLeftAlone(t *testing.T) {
 				says["a"] = "1h"
 				ask(1, "a")
 				asked.Reset()
-				pool.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "GET", "/", nil))
-				if asked.Len() != 1 {
-					t.Error("all are closed, and nobody was asked: want one of them all the same")
+				w := httptest.NewRecorder()
+				pool.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil))
+				if asked.Len() != 0 || w.Code != 503 || w.Header().Get("Retry-After") != "10" ||
+					!strings.Contains(w.Body.String(), `No target of upstream \"llm\" is available: 2 of 2 asked for a pause.`) {
+					t.Errorf("all are closed: asked %q, %d %v %s", asked.String(), w.Code, w.Header(), w.Body)
 				}
 				says["a"], says["b"] = "", ""
 				time.Sleep(10 * time.Second)

@@ -3,11 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,18 +37,20 @@ type Target struct {
 	Transport http.RoundTripper
 }
 
-// Timeouts bound one exchange with a target. 0 means the default. A handler in
-// this process is bound by them as far as it obeys its context: the exchange
-// lasts until it has returned.
+// Timeouts bound what a request waits for. 0 means the default. A handler in this
+// process is bound by them as far as it obeys its context: the exchange lasts
+// until it has returned.
 type Timeouts struct {
 	// Connect is the longest that a TCP or TLS handshake takes. Default 1s.
 	Connect time.Duration
-	// FirstByte is the longest from the start until the first byte of the body,
-	// waiting for a free connection included. Default 60s.
+	// FirstByte is the longest from the start of an attempt until the first byte of
+	// its answer's body, waiting for a free connection included. Default 60s.
 	FirstByte time.Duration
 	// BetweenBytes is the longest silence within a body. Default 30s.
 	BetweenBytes time.Duration
-	// Total is the longest that an exchange takes. Default 10m.
+	// Total is the longest that a request takes, all its attempts together and the
+	// last one's answer included. After an upgrade it is the longest that neither
+	// side sends anything: a socket may live for days. Default 10m.
 	Total time.Duration
 }
 
@@ -62,38 +60,85 @@ type Options struct {
 	Name string
 	// Targets has at least one.
 	Targets []Target
-	// Balance is "least_busy" (the default): the target with the fewest requests
-	// in flight for its weight, or "round_robin": each in turn by weight.
+	// Balance is how a target is chosen among those that are open: see Choose.
 	Balance string
 	// SetHeaders replaces fields of every request, for example the credentials
 	// that the targets want. An empty value removes the field.
 	SetHeaders map[string]string
 	// MaxConnections bounds the connections to one target, IdleConnections those
 	// kept open when unused (less than 0: none), IdleTimeout for how long. 0 means
-	// 512, 128, 90s.
+	// 512, 128, 90s. A request for which no connection is free waits for one within
+	// Timeouts.FirstByte.
 	MaxConnections, IdleConnections int
 	IdleTimeout                     time.Duration
 	Timeouts                        Timeouts
+	// Retry says when a request is repeated, Hedge when it is asked twice at once.
+	Retry Retry
+	Hedge Hedge
+	// Breaker, Probe and Engine say what is found out about targets, and how.
+	Breaker Breaker
+	Probe   Probe
+	Engine  Engine
 	// Closed, if not nil, reads from an answer's status and fields for how long
 	// its target admits nothing more: 0 where it says nothing of the kind. Until
-	// then, but for a minute at most, other targets are chosen, as long as one of
-	// them is open. The answer's Request is the one that went out. Closed must not
-	// block, nor touch the body.
+	// then, but for a minute at most, the target is sent nothing. The answer's
+	// Request is the one that went out. Closed must not block, nor touch the body.
 	Closed func(*http.Response) time.Duration
+	// Changed, if not nil, is called when a target may be open again before the time
+	// that OpensAt said. It must not block, nor call the pool.
+	Changed func()
+	// OnTarget, if not nil, is told when a breaker opens or closes and when probes
+	// eject a target or bring it back. It must not block, nor call the pool.
+	OnTarget func(TargetEvent)
+	// OnEngine, if not nil, is told what a target's engine says of itself, by the
+	// target's number. It must not block.
+	OnEngine func(target int, e EngineState)
 	// Observe, if not nil, is told of every exchange at its end. It must not
 	// block.
 	Observe func(Event)
 }
 
+// The values of Event.Result.
+const (
+	// ResultOK is any complete answer, of whatever status.
+	ResultOK = "ok"
+	// ResultConnect is no connection, ResultTimeout one of Timeouts, ResultBusy no
+	// free connection in time, ResultCut an answer or a socket that broke off.
+	ResultConnect = "connect"
+	ResultTimeout = "timeout"
+	ResultBusy    = "busy"
+	ResultCut     = "cut"
+	// ResultCancelled is an exchange given up by this side: the client left, its time
+	// was over, its answer was not read to the end, or a hedge was faster.
+	ResultCancelled = "cancelled"
+	// ResultRequest is a request whose own body could not be read.
+	ResultRequest = "request"
+	// ResultUnused is a seat given back without an exchange: only Seat.End sees it.
+	ResultUnused = "unused"
+)
+
+// The values of Event.Reason.
+const (
+	ReasonRetry = "retry"
+	ReasonHedge = "hedge"
+)
+
 // Event is one exchange with a target that has ended.
 type Event struct {
-	// Target is the URL of the target.
+	// Target is the URL of the target, Index its number.
 	Target string
-	// Result is "ok" for any complete answer, else "connect" (no connection),
-	// "timeout", "busy", "cut" or "cancelled".
+	Index  int
+	// Result is one of the Result constants.
 	Result string
 	// Status is the answer's status, 0 if there was none.
 	Status int
+	// Attempt counts the attempts of one request from 1. Reason is why there was
+	// another one than the first, ReasonRetry or ReasonHedge, else "".
+	Attempt int
+	Reason  string
+	// Retried says that the client was not to get this answer or this error, because
+	// another attempt was made or had been made.
+	Retried bool
 	// FirstByte is the time until the answer's head, Total until its end.
 	FirstByte, Total time.Duration
 	Err              error
@@ -106,58 +151,71 @@ type Pool struct {
 	transport *http.Transport
 	headers   http.Header // SetHeaders, canonical
 	balance   balancer
-	buffers   sync.Pool // of *[copyBufferSize]byte, for Relay
+	buffers   sync.Pool // of *[copyBufferSize]byte, for Relay and Upgrade
+
+	requests atomic.Int64 // in flight: what budgets are a share of
+	retries  budget
+	hedges   budget
+	heads    latencies // when answers' heads came, for Hedge.Quantile
+
+	prober  *prober
+	closing context.Context // ended by Close, and with it the sockets of Upgrade
+	stop    context.CancelFunc
+	running sync.WaitGroup // what Close waits for: see enter
+
+	mu     sync.Mutex
+	closed bool // guarded by mu
 }
 
-type target struct {
-	name      string
-	base      *url.URL
-	weight    int64
-	transport http.RoundTripper
-	inFlight  atomic.Int64
-	// closedUntil is the time, in Unix nanoseconds, until which it admits nothing.
-	closedUntil atomic.Int64
-}
-
-// maxClosed bounds how long one answer can keep a target from being chosen: what
-// it said may be wrong, or no longer true.
-const maxClosed = time.Minute
-
-// New checks the options and makes a Pool. Close it when it is no longer used.
+// New checks the options and makes a Pool. Where probes or engine metrics are
+// asked for it starts them. Close it when it is no longer used.
 func New(o Options) (*Pool, error) {
 	var errs []error
 	if len(o.Targets) == 0 {
 		errs = append(errs, errors.New("upstream: no targets: want at least one"))
 	}
 	setDefaults(&o)
+	errs = append(errs, o.Retry.check(), o.Hedge.check())
 	p := &Pool{options: o, transport: newTransport(o), headers: http.Header{}}
+	p.retries = budget{share: o.Retry.Budget, least: leastRetries}
+	p.hedges = budget{share: o.Hedge.Budget, least: leastHedges}
 	for i, t := range o.Targets {
-		base, err := parseTarget(t)
+		one, err := p.newTarget(i, t)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("upstream: targets[%d]: %q: %w", i, t.URL, err))
+			errs = append(errs, err)
 			continue
-		}
-		one := &target{name: t.URL, base: base, weight: int64(max(t.Weight, 1)), transport: t.Transport}
-		if one.transport == nil {
-			one.transport = p.transport
 		}
 		p.targets = append(p.targets, one)
 	}
-	switch o.Balance {
-	case "", "least_busy":
-		p.balance = &leastBusy{}
-	case "round_robin":
-		p.balance = newRoundRobin(p.targets)
-	default:
-		errs = append(errs, fmt.Errorf("upstream: balance: %q: want least_busy or round_robin", o.Balance))
+	var err error
+	if p.balance, err = newBalancer(o.Balance, p.targets); err != nil {
+		errs = append(errs, err)
 	}
 	for name, value := range o.SetHeaders {
 		p.headers[http.CanonicalHeaderKey(name)] = []string{value}
 	}
+	if len(p.targets) == len(o.Targets) { // or their numbers would not be theirs
+		p.prober, err = p.newProber()
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	p.closing, p.stop = context.WithCancel(context.Background())
+	p.prober.start()
 	return p, nil
+}
+
+func (p *Pool) newProber() (*prober, error) {
+	o := proberOptions{probe: p.options.Probe, engine: p.options.Engine, transport: p.transport, headers: p.headers, onEngine: p.options.OnEngine}
+	for _, t := range p.targets {
+		one := probed{health: &t.health}
+		if t.transport == p.transport {
+			one.base = t.base
+		}
+		o.targets = append(o.targets, one)
+	}
+	return newProber(o)
 }
 
 func setDefaults(o *Options) {
@@ -177,116 +235,41 @@ func setDefaults(o *Options) {
 	if o.IdleConnections == 0 {
 		o.IdleConnections = DefaultIdleConnections
 	}
-}
-
-func parseTarget(t Target) (*url.URL, error) {
-	if t.Transport != nil {
-		return &url.URL{Scheme: "http", Host: "in-process"}, nil
+	if o.Retry.Attempts == 0 {
+		o.Retry.Attempts = DefaultAttempts
 	}
-	u, err := url.Parse(t.URL)
-	switch {
-	case err != nil:
-		return nil, errors.New("want a URL, for example http://10.0.0.1:8000")
-	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		return nil, errors.New("want http:// or https:// and a host, for example http://10.0.0.1:8000")
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, errors.New("want no user, query or fragment")
+	if o.Retry.Budget == 0 {
+		o.Retry.Budget = DefaultRetryBudget
 	}
-	return u, nil
-}
-
-// newTransport makes connections that suit model calls: many at once to few
-// hosts, bodies passed on as they are, nothing taken from the environment.
-func newTransport(o Options) *http.Transport {
-	dialer := &net.Dialer{Timeout: o.Timeouts.Connect, KeepAlive: keepAliveInterval}
-	return &http.Transport{
-		DialContext:            dialer.DialContext,
-		TLSHandshakeTimeout:    o.Timeouts.Connect,
-		MaxConnsPerHost:        o.MaxConnections,
-		MaxIdleConnsPerHost:    o.IdleConnections,
-		IdleConnTimeout:        o.IdleTimeout,
-		DisableCompression:     true, // the client's Accept-Encoding decides
-		ForceAttemptHTTP2:      true,
-		MaxResponseHeaderBytes: maxResponseHeaderBytes,
-		ReadBufferSize:         connectionBufferSize,
-		WriteBufferSize:        connectionBufferSize,
+	if o.Hedge.Budget == 0 {
+		o.Hedge.Budget = DefaultHedgeBudget
 	}
 }
 
-// Close closes the connections that are idle; those in use close with their
-// exchange.
-func (p *Pool) Close() { p.transport.CloseIdleConnections() }
-
-// Closed is how many targets said that they admit nothing now.
-func (p *Pool) Closed() int {
-	n, now := 0, time.Now()
-	for _, t := range p.targets {
-		if !t.open(now) {
-			n++
-		}
-	}
-	return n
+// Close stops the probes, ends the sockets of Upgrade, waits for both, and closes
+// the connections that are idle; those in use close with their exchange.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.stop()
+	p.prober.stop()
+	p.running.Wait()
+	p.transport.CloseIdleConnections()
 }
 
-// InFlight is how many exchanges have not ended.
-func (p *Pool) InFlight() int64 {
-	var n int64
-	for _, t := range p.targets {
-		n += t.inFlight.Load()
+// enter makes Close wait until leave is called. It is false where Close does not
+// wait any more.
+func (p *Pool) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.running.Add(1)
 	}
-	return n
+	return !p.closed
 }
 
-// Do sends in to one of the targets and returns its answer when the head is
-// there. The caller closes the answer's body, at its end or before.
-//
-// in is a request as a server got it. What goes out has its method, path and
-// query unchanged after the target's base path, its fields without those that
-// concern only one connection, and the X-Forwarded fields. in itself is not
-// changed, and its body is read once: a request that has a body is sent again on
-// another connection only if nothing of it was written. One that is safe and has
-// none may be sent again when a kept connection turns out to be dead.
-//
-// An error is a *weir.Problem with status 502 (no connection, or it broke), 503
-// (all connections are busy) or 504 (too slow), or it wraps the error of ctx,
-// when that ended first.
-func (p *Pool) Do(ctx context.Context, in *http.Request) (*http.Response, error) {
-	now := time.Now()
-	t := p.balance.choose(p.targets, now)
-	t.inFlight.Add(1)
-	x := &exchange{pool: p, target: t, started: now}
-	x.start(ctx)
-	x.connected.Store(t.transport != p.transport) // only our own tells when it is
-	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { x.connected.Store(true) }}
-	out := outgoing(httptrace.WithClientTrace(x.ctx, trace), in, t.base)
-	for name, values := range p.headers {
-		if values[0] == "" {
-			delete(out.Header, name)
-			continue
-		}
-		out.Header[name] = values
-	}
-	resp, err := t.transport.RoundTrip(out)
-	if err != nil {
-		return nil, x.fail(ctx, err)
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		_ = resp.Body.Close()
-		return nil, x.fail(ctx, errors.New("the target switched protocols unasked"))
-	}
-	if resp.Request == nil {
-		resp.Request = out
-	}
-	x.status, x.firstByte = resp.StatusCode, time.Since(x.started)
-	if p.options.Closed != nil {
-		if d := min(p.options.Closed(resp), maxClosed); d > 0 {
-			t.closedUntil.Store(time.Now().Add(d).UnixNano())
-		}
-	}
-	RemoveHopByHop(resp.Header)
-	resp.Body = &body{ReadCloser: resp.Body, exchange: x, caller: ctx}
-	return resp, nil
-}
+func (p *Pool) leave() { p.running.Done() }
 
 // ServeHTTP makes the pool a reverse proxy.
 func (p *Pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {

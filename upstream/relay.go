@@ -57,10 +57,7 @@ func (p *Pool) Relay(w http.ResponseWriter, resp *http.Response, ahead Ahead) er
 		// that has the head knows that it is served.
 		_ = out.Flush()
 	}
-	buf, ok := p.buffers.Get().(*[copyBufferSize]byte)
-	if !ok {
-		buf = new([copyBufferSize]byte)
-	}
+	buf := p.buffer()
 	defer p.buffers.Put(buf)
 
 	n, err := resp.Body.Read(buf[:])
@@ -85,6 +82,14 @@ func (p *Pool) Relay(w http.ResponseWriter, resp *http.Response, ahead Ahead) er
 		}
 		n, err = in.Read(buf[:])
 	}
+}
+
+// buffer is one from p.buffers, to which it is given back.
+func (p *Pool) buffer() *[copyBufferSize]byte {
+	if buf, ok := p.buffers.Get().(*[copyBufferSize]byte); ok {
+		return buf
+	}
+	return new([copyBufferSize]byte)
 }
 
 // client is who an answer goes to.

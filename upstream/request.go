@@ -2,11 +2,14 @@ package upstream
 
 import (
 	"context"
+	"errors"
+	"io"
 	"iter"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 )
 
 // outgoing is in as it goes to a target.
@@ -116,4 +119,94 @@ func splitList(line string) iter.Seq[string] {
 			}
 		}
 	}
+}
+
+// replay hands out the body of a request, once for each attempt.
+type replay struct {
+	in   *http.Request
+	last *onceBody // that was handed out, where the request's own is all there is
+	used bool      // the request's own body was handed out
+}
+
+// none reports whether the request has no body.
+func (r *replay) none() bool {
+	return r.in.Body == nil || r.in.Body == http.NoBody || r.in.ContentLength == 0
+}
+
+// ready reports whether the body can be handed out once more.
+func (r *replay) ready() bool {
+	return r.none() || r.in.GetBody != nil || r.last == nil || r.last.state.Load() == bodyUnread
+}
+
+// rewinds reports whether two attempts may have it at the same time.
+func (r *replay) rewinds() bool { return r.none() || r.in.GetBody != nil }
+
+// next is the body for one more attempt. What the attempt before had reads no more.
+func (r *replay) next() (io.ReadCloser, error) {
+	switch {
+	case r.in.GetBody != nil && r.used:
+		return r.in.GetBody()
+	case r.in.GetBody != nil:
+		r.used = true
+		return r.in.Body, nil
+	case r.last != nil && !r.last.state.CompareAndSwap(bodyUnread, bodyTaken):
+		return nil, errBodyUsed
+	}
+	r.last = &onceBody{ReadCloser: r.in.Body}
+	return r.last, nil
+}
+
+// err is why the request's body could not be read, nil where it could.
+func (r *replay) err() error {
+	if r.last == nil {
+		return nil
+	}
+	if err := r.last.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// close closes a body that no attempt has read.
+func (r *replay) close() {
+	if r.last != nil && r.last.state.CompareAndSwap(bodyUnread, bodyTaken) {
+		_ = r.in.Body.Close()
+	}
+}
+
+// The states of a onceBody.
+const (
+	bodyUnread int32 = iota
+	bodyRead
+	bodyTaken // for another attempt, or closed unread
+)
+
+var errBodyUsed = errors.New("the request's body was read by an attempt before")
+
+// onceBody is a request's own body, which can be sent once. As long as nothing of
+// it was read another attempt may have it instead.
+type onceBody struct {
+	io.ReadCloser
+	state  atomic.Int32
+	failed atomic.Pointer[error]
+}
+
+// Read implements io.Reader.
+func (b *onceBody) Read(p []byte) (int, error) {
+	if !b.state.CompareAndSwap(bodyUnread, bodyRead) && b.state.Load() == bodyTaken {
+		return 0, errBodyUsed
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.failed.Store(&err)
+	}
+	return n, err
+}
+
+// Close keeps a body open that nobody has read.
+func (b *onceBody) Close() error {
+	if b.state.Load() != bodyRead {
+		return nil
+	}
+	return b.ReadCloser.Close()
 }

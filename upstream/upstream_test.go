@@ -538,7 +538,7 @@ func TestNewReportsEveryMistake(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{`targets[0]: "10.0.0.1:8000"`, `targets[1]`, `targets[2]`, `targets[3]`, `balance: "fair": want least_busy or round_robin`} {
+	for _, want := range []string{`targets[0]: "10.0.0.1:8000"`, `targets[1]`, `targets[2]`, `targets[3]`, `balance: "fair": want least_busy, two_choices, round_robin or prefix`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nlacks %s", err, want)
 		}
