@@ -142,7 +142,7 @@ func (l *Lookup) flightKeyHTTP(key Key, known bool) Key {
 	k.AddBytes(l.own[:])
 	addCredentials(k, l.request.HTTP.Header)
 	if !known {
-		addFields(k, l.request.HTTP.Header)
+		k.AddFields(l.request.HTTP.Header)
 	}
 	return k.Sum()
 }

@@ -97,7 +97,7 @@ func (c *Cache) inferenceKey(r *Request) (Key, error) {
 	k.Add(r.HTTP.URL.EscapedPath())
 	k.Add(r.HTTP.URL.RawQuery)
 	k.Add(r.Model)
-	addFields(k, r.HTTP.Header)
+	k.AddFields(r.HTTP.Header)
 	if len(r.Body) == 0 || !isJSON(r.HTTP.Header) {
 		k.Add("bytes")
 		k.AddBytes(r.Body)
@@ -160,8 +160,10 @@ func (k Key) inForm(form string) Key {
 	return h.Sum()
 }
 
-// addFields adds the fields of h that an answer may depend on.
-func addFields(k *KeyHash, h http.Header) {
+// AddFields adds the fields of h that an answer may depend on, but no credentials
+// (Authorization, X-Api-Key, Api-Key, Cookie): whose answer it is, is another part
+// of a key.
+func (k *KeyHash) AddFields(h http.Header) {
 	names := make([]string, 0, 32)
 	for name, values := range h {
 		if len(values) > 0 && !unkeyed(name) && !slices.Contains(credentials(), name) {

@@ -191,6 +191,13 @@ func (t *Transport) CloseIdleConnections() {
 	}
 }
 
+// ticketField is what a server that queues requests gives who it refuses: brought
+// back at the time that it named, it has the request go first. Weir does.
+const ticketField = "X-Queue-Ticket"
+
+// maxTicket bounds what is sent back.
+const maxTicket = 1 << 10
+
 // RoundTrip implements http.RoundTripper. It returns the last answer, which can
 // be a refusal; a *weir.Problem of status 429 for a request that was not sent
 // because it would wait too long, 503 where the store failed; the context's error
@@ -454,6 +461,10 @@ func (c *trip) prepare(resp *http.Response, a advice) bool {
 	}
 	next := c.req.WithContext(c.req.Context()) // a copy: the caller's request stays
 	next.Body = body
+	if ticket := resp.Header[ticketField]; len(ticket) == 1 && len(ticket[0]) <= maxTicket {
+		next.Header = next.Header.Clone()
+		next.Header[ticketField] = ticket
+	}
 	c.req, c.unsent = next, true
 	c.keep(resp, min(wait, maxRefusalTime))
 	return true

@@ -503,3 +503,34 @@ func TestNewTransportRefusesBadOptions(t *testing.T) {
 		}
 	}
 }
+
+func TestTransportBringsItsTicketBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var brought []string
+		refusals := []*http.Response{
+			answer(503, "Retry-After: 2", "X-Queue-Ticket: first"),
+			answer(503, "Retry-After: 2", "X-Queue-Ticket: second"),
+		}
+		tr := transport(t, ratelimit.TransportOptions{Attempts: 3, Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+			brought = append(brought, r.Header.Get("X-Queue-Ticket"))
+			if n := len(brought); n <= len(refusals) {
+				return refusals[n-1], nil
+			}
+			return answer(200), nil
+		})})
+		r, err := http.NewRequest("POST", "http://weir/", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(r)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("%v, %v", resp, err)
+		}
+		if want := []string{"", "first", "second"}; !reflect.DeepEqual(brought, want) {
+			t.Errorf("brought %q, want %q", brought, want)
+		}
+		if got := r.Header.Get("X-Queue-Ticket"); got != "" {
+			t.Errorf("the caller's own request has the ticket %q", got)
+		}
+	})
+}

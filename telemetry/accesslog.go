@@ -60,6 +60,8 @@ type Entry struct {
 	// call was made in the background, in the place of a stale answer.
 	CacheKey string
 	Refresh  bool
+	// Shed says why the queue refused the request.
+	Shed string
 	// Error is the cause of a failure in full. What follows a "?" in it is
 	// replaced, because errors of net/http repeat whole URLs.
 	Error string
