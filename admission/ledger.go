@@ -1,0 +1,315 @@
+package admission
+
+import (
+	"slices"
+	"time"
+
+	"github.com/inferweir/weir"
+)
+
+// group is items that share one place, because one call serves them all.
+type group struct {
+	id      uint64
+	key     string
+	target  int
+	items   int
+	members int
+}
+
+// hold takes a place on a target. Places belong to items, and only what is done
+// with an item gives its place back: nothing frees one by the clock, because work
+// that still runs would then be counted as gone.
+func (s *Scheduler) hold(it *Item, target int, g *group, now time.Time) {
+	t, r := s.targets[target], &it.request
+	if g == nil && r.Batch != "" && s.options.BatchSize > 1 {
+		s.groupIDs++
+		g = &group{id: s.groupIDs, key: r.Batch, target: target}
+		s.groups[r.Batch] = g
+	}
+	if g == nil || g.members == 0 {
+		t.running++
+	}
+	if g != nil {
+		g.members++
+		g.items += r.Items
+		it.group = g
+		if g.items >= s.options.BatchSize {
+			s.seal(g)
+		}
+	}
+	it.target, it.held, it.prefill, it.last = target, r.Input+r.Output, r.Input, now
+	t.items++
+	t.tokens += it.held
+	t.prefill += it.prefill
+	if !r.Stream && it.prefill > 0 {
+		t.whole = append(t.whole, it)
+	}
+	s.load[target] += it.cost
+	s.running++
+	t.use(t.running, t.tokens)
+}
+
+// open is the group that r can share a place with, if there is one.
+func (s *Scheduler) open(r *Request) *group {
+	if r.Batch == "" {
+		return nil
+	}
+	g := s.groups[r.Batch]
+	if g == nil || g.items+r.Items > s.options.BatchSize || slices.Contains(r.Tried, g.target) {
+		return nil
+	}
+	return g
+}
+
+// Seal ends the time in which others may share it's place.
+func (s *Scheduler) Seal(it *Item) {
+	if it.group != nil {
+		s.seal(it.group)
+	}
+}
+
+func (s *Scheduler) sharing(it *Item) (items int, sealed bool) {
+	if it.group == nil {
+		return max(it.request.Items, 1), true
+	}
+	return it.group.items, s.groups[it.group.key] != it.group
+}
+
+func (s *Scheduler) seal(g *group) {
+	if s.groups[g.key] == g {
+		delete(s.groups, g.key)
+	}
+}
+
+func (s *Scheduler) release(it *Item) {
+	t := s.targets[it.target]
+	t.items--
+	t.tokens -= it.held
+	t.prefill -= it.prefill
+	s.load[it.target] -= it.cost
+	if t.items == 0 {
+		s.load[it.target] = 0 // and not what rounding left
+	}
+	it.held, it.prefill = 0, 0
+	s.running--
+	g := it.group
+	if g != nil {
+		g.members--
+		g.items -= it.request.Items
+		if g.members > 0 {
+			return
+		}
+		s.seal(g)
+	}
+	t.running--
+}
+
+// prefilled takes the prompts of requests that come whole out of the prefill, once
+// as much time is over as they should need for it. Their places stay theirs.
+func (t *target) prefilled(now time.Time) {
+	each := t.streams.betaNow * t.parts // of the target's time, which all instances share
+	t.whole = slices.DeleteFunc(t.whole, func(it *Item) bool {
+		over := it.prefill == 0 || now.Sub(it.dispatched) >= seconds(float64(it.prefill)*each)
+		if over {
+			t.prefill -= it.prefill
+			it.prefill = 0
+		}
+		return over
+	})
+}
+
+// FirstToken is called when the first token of a streamed answer is there.
+func (s *Scheduler) FirstToken(it *Item, now time.Time) {
+	if it.state != running || it.streamed {
+		return
+	}
+	t, r := s.targets[it.target], &it.request
+	it.streamed, it.last = true, now
+	it.produced++
+	t.prefill -= it.prefill
+	it.prefill = 0
+	t.firstToken(max(now.Sub(it.dispatched), 0), r.Input, now)
+	if r.hasTokens() {
+		s.serve(it, Cost(r.Input, r.Cached, 1))
+	}
+	s.dispatch(now)
+}
+
+// Progress is called when n more tokens have come.
+func (s *Scheduler) Progress(it *Item, n int64, now time.Time) {
+	if it.state != running || n <= 0 {
+		return
+	}
+	t := s.targets[it.target]
+	t.gap(max(now.Sub(it.last), 0), n)
+	it.last = now
+	it.produced += n
+	if !it.request.hasTokens() {
+		return // it is measured by the request
+	}
+	s.serve(it, outputWeight*float64(n))
+	if over := min(it.produced-it.request.Output, n); over > 0 {
+		// More than was expected: it is charged as it comes, and takes room.
+		it.held += over
+		t.tokens += over
+		s.addCharge(it, outputWeight*float64(over))
+	}
+}
+
+// Done gives the item's place back, once.
+func (s *Scheduler) Done(it *Item, result Result, now time.Time) {
+	if it.state != running {
+		return
+	}
+	it.state = ended
+	t, c, r := s.targets[it.target], it.caller, &it.request
+	took := max(now.Sub(it.dispatched), 0)
+	s.release(it)
+	if result != Unused {
+		t.ended(r.Kind, took, result, it.produced, it.cost, it.streamed)
+	} else {
+		t.use(t.running, t.tokens)
+	}
+	if !it.settled {
+		s.reckon(it, result)
+	}
+	if result == OK {
+		s.rate.took(took, it.cost)
+	}
+	c.running--
+	s.callers.rest(c, now)
+	s.dispatch(now)
+}
+
+// reckon counts what was done for an item, of which that is not known exactly.
+func (s *Scheduler) reckon(it *Item, result Result) {
+	r := &it.request
+	switch {
+	case result == OK:
+		if !it.streamed || !r.hasTokens() {
+			s.serve(it, it.cost-it.served)
+		}
+	case result == Left:
+		if r.hasTokens() {
+			s.addCharge(it, Cost(r.Input, r.Cached, it.produced)-it.charged)
+		}
+	case it.produced == 0:
+		s.addCharge(it, -it.charged) // nothing was done for it
+	}
+}
+
+// Settle sets right, once, what its caller was charged for, after Done or before.
+// An item that was not measured in tokens stays as it was.
+func (s *Scheduler) Settle(it *Item, used weir.Usage) {
+	if it.settled || it.target < 0 || !it.request.hasTokens() || used == (weir.Usage{}) {
+		return
+	}
+	it.settled = true
+	cost := Cost(used.Input, used.Cached, used.Output)
+	s.rate.learn(cost, it.cost)
+	s.serve(it, cost-it.served)
+	s.addCharge(it, cost-it.charged)
+}
+
+func (s *Scheduler) addCharge(it *Item, cost float64) {
+	it.charged += cost
+	s.charge(it.caller, cost)
+}
+
+// serve counts work that was done.
+func (s *Scheduler) serve(it *Item, cost float64) {
+	it.served += cost
+	s.rate.served += cost
+}
+
+// rate is how fast the targets work.
+type rate struct {
+	served float64   // since the last tick
+	began  time.Time // since when something waits; zero: nothing does
+	busy   time.Duration
+
+	perSecond float64       // cost, while there was always something to do; 0: not known
+	fastest   float64       // seconds for a cost of 1, of the fastest lately; 0: not known
+	usual     time.Duration // of a request
+
+	expected, used float64 // cost of the requests that ended lately, as estimated and as it was
+}
+
+// learnt is how much of what is known of estimates counts after another request.
+const learnt = 0.98
+
+// learn takes in what a request has cost, beside what was expected of it.
+func (r *rate) learn(used, expected float64) {
+	r.expected = learnt*r.expected + expected
+	r.used = learnt*r.used + used
+}
+
+func (r *rate) waits(now time.Time) { r.began = now }
+
+func (r *rate) empty(now time.Time) {
+	r.busy += now.Sub(r.began)
+	r.began = time.Time{}
+}
+
+// saturated is the share of a second in which something must have waited for its
+// work to say what the targets can do.
+const saturated = 0.5
+
+// tick learns from the time since the last one. While there is not enough to do,
+// what is done says nothing, unless it is more than was thought to be possible.
+func (r *rate) tick(since time.Duration, now time.Time) {
+	if !r.began.IsZero() {
+		r.busy += now.Sub(r.began)
+		r.began = now
+	}
+	if since > longestStep { // the process was stopped, or had nothing to do
+		r.served, r.busy = 0, 0
+		return
+	}
+	did := r.served / since.Seconds()
+	full := float64(r.busy) >= saturated*float64(since)
+	r.served, r.busy = 0, 0
+	switch {
+	case !full && did <= r.perSecond, did <= 0:
+	case r.perSecond == 0:
+		if full {
+			r.perSecond = did
+		}
+	default:
+		r.perSecond += (did - r.perSecond) / 5
+	}
+}
+
+func (r *rate) took(d time.Duration, cost float64) {
+	if r.usual == 0 {
+		r.usual = d
+	}
+	r.usual += (d - r.usual) / 8
+	each := d.Seconds() / cost
+	if r.fastest == 0 || each < r.fastest {
+		r.fastest = each
+	} else {
+		r.fastest += (each - r.fastest) / 256
+	}
+}
+
+// takes is the least time that q will take, as far as is known. It is for refusing
+// what cannot be in time, so it must not be too long.
+func (r *rate) takes(q *Request) time.Duration {
+	return seconds(r.fastest * q.cost())
+}
+
+// wait is how long an expected cost takes with a portion of the targets' work.
+// Estimates are often wrong, and then all in the same way.
+func (r *rate) wait(cost, portion float64) (time.Duration, bool) {
+	if r.perSecond <= 0 || portion <= 0 {
+		return 0, false
+	}
+	if r.expected > 0 {
+		cost *= r.used / r.expected
+	}
+	return seconds(cost / (portion * r.perSecond)), true
+}
+
+// seconds is a duration, bounded.
+func seconds(s float64) time.Duration { return time.Duration(min(s, 1e9) * float64(time.Second)) }
