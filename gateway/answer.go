@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -49,7 +50,7 @@ func (x *exchange) ask() (*http.Response, error) {
 			}
 			return nil, nil
 		}
-		if p, ok := errors.AsType[*weir.Problem](err); ok {
+		if p, ok := errors.AsType[*weir.Problem](err); ok && !x.wasImpatient(p) {
 			x.look.Fail(p)
 		}
 		return resp, err
@@ -74,15 +75,19 @@ func (x *exchange) send() (*http.Response, error) {
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body = io.NopCloser(bytes.NewReader(body))
 	x.look.Prepare(out.Header)
+	ctx := x.look.Context(x.r.Context())
+	slot, err := x.admit(ctx, out.Header) // 503
+	if err != nil {
+		return nil, err
+	}
 	begin := time.Now()
 	x.called = true
-	ctx := x.look.Context(x.r.Context())
 	if x.r.ProtoAtLeast(1, 1) && !x.refreshing {
 		hints := &interim{w: x.w}
 		defer hints.end()
 		ctx = hints.watch(ctx)
 	}
-	resp, err := x.chosen.upstream.pool.Do(ctx, out)
+	resp, err := x.exchangeWith(ctx, slot, out)
 	x.timings.Add(telemetry.PhaseUpstream, time.Since(begin))
 	if err != nil {
 		return nil, err
@@ -105,8 +110,15 @@ func dropDigests(h http.Header) {
 func (x *exchange) relay(resp *http.Response) {
 	x.theirs = x.chosen.upstream.dialect.Limits(resp.Header, time.Now())
 	delete(resp.Header, "X-Request-Id")
+	if x.failEarly(resp) {
+		return
+	}
 	x.relaying = true
 	x.changed(resp)
+	if x.waits.whole > 0 {
+		resp.Body = timedBody{resp.Body, x.r.Context()}
+	}
+	x.meter(resp)
 	if x.call.Endpoint != "" && x.r.Method != http.MethodHead {
 		x.answer = x.call.Answer(resp.StatusCode, resp.Header)
 		if x.answer.Resizes() {
@@ -164,6 +176,24 @@ func (x *exchange) dropTrailers() {
 	}
 }
 
+// timedBody tells of it where its client's own time is over, and does not just break
+// off.
+type timedBody struct {
+	io.ReadCloser
+	ctx context.Context // the client's
+}
+
+// Read implements io.Reader.
+func (b timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		if told := weir.Ended(b.ctx); told != nil {
+			err = told
+		}
+	}
+	return n, err
+}
+
 // toldBody ends cleanly where its last bytes told the client of the error: a
 // connection that breaks could take them with it.
 type toldBody struct {
@@ -216,6 +246,10 @@ func (x *exchange) fail(err error) {
 
 // refuse writes every refusal.
 func (x *exchange) refuse(p *weir.Problem) {
+	if x.early && x.w.sentOnlyComments() {
+		x.tellEarly(p)
+		return
+	}
 	if x.w.status != 0 {
 		// Something of an answer is out: all that is left is to break it off.
 		panic(http.ErrAbortHandler)
@@ -238,6 +272,10 @@ func (x *exchange) finish() {
 	}
 	x.learn(used)
 	x.settle(used)
+	x.settlePlace()
+	if x.stop != nil {
+		x.stop()
+	}
 	x.noteStore()
 	took := time.Since(x.started)
 	status := x.w.status
@@ -288,6 +326,7 @@ func (x *exchange) entry(status int, took time.Duration) telemetry.Entry {
 		Policy:       x.policy,
 		Shadow:       x.shadow,
 		Store:        x.storeMode,
+		Shed:         x.shedFor,
 		UserAgent:    x.r.UserAgent(),
 	}
 	if x.chosen != nil {

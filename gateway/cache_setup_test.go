@@ -62,6 +62,12 @@ func (s *site) yaml(target string) string {
 	if s.mode != "http" {
 		ttl = ", ttl: " + cmp.Or(s.ttl, "1m")
 	}
+	// These are about the cache: neither the queue nor a breaker is to be in its way.
+	for _, key := range []string{"retry: {attempts: 1}", "breaker: {failures: 0}", "concurrency: {min: 64}"} {
+		if name, _, _ := strings.Cut(key, ":"); !strings.Contains(s.upstream, name+":") {
+			s.upstream = ", " + key + s.upstream
+		}
+	}
 	fmt.Fprintf(&b, "upstreams: {u: {targets: [%q]%s}}\n", target, s.upstream)
 	fmt.Fprintf(&b, "routes: [{name: all, match: {path: /*}, upstream: u%s, cache: {mode: %s, share: %s%s%s}}]\n",
 		s.route, cmp.Or(s.mode, "inference"), cmp.Or(s.share, "caller"), ttl, s.cache)

@@ -107,7 +107,7 @@ func (x *exchange) spent() amounts {
 			return a
 		}
 	}
-	if x.called && (!x.relaying || x.w.status < http.StatusBadRequest) {
+	if x.called && !x.failedEarly && (!x.relaying || x.w.status < http.StatusBadRequest) {
 		// The model was asked, and its client left before it said a word, or it
 		// says nothing of what it used: it has read the prompt. An error that
 		// reports no usage has none.

@@ -68,7 +68,7 @@ func newCounts(c *config.Config, o Options, log *slog.Logger) (*counts, error) {
 	n.fallback, err = ratelimit.NewFallback(ratelimit.FallbackOptions{
 		Shared:    n.leases,
 		OnFailure: ratelimit.OnFailure(c.Store.OnFailure),
-		Instances: func() int { return max(n.redis.Instances(), c.Instances) },
+		Instances: func() int { return n.instances(c) },
 		Keys:      maxCallers,
 		Observe:   n.fellBack,
 	})
@@ -77,6 +77,15 @@ func newCounts(c *config.Config, o Options, log *slog.Logger) (*counts, error) {
 	}
 	n.store = n.fallback
 	return n, nil
+}
+
+// instances is how many gateways there are: as many as tell the shared store that
+// they live, and at least as many as the configuration says.
+func (n *counts) instances(c *config.Config) int {
+	if n.redis == nil {
+		return c.Instances
+	}
+	return max(n.redis.Instances(), c.Instances)
 }
 
 func zeros[K comparable](keys []K) map[K]*atomic.Uint64 {

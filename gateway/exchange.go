@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/admission"
 	"github.com/inferweir/weir/auth"
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/dialect"
@@ -26,6 +28,7 @@ type exchange struct {
 	started time.Time
 	timings telemetry.Timings
 
+	upgrades   bool           // its connection, to a WebSocket
 	decides    bool           // on a request that is elsewhere, and is not sent on
 	fits       *upstreamSetup // of the first route with the path
 	candidates []*route
@@ -50,6 +53,15 @@ type exchange struct {
 	stored     *cache.Entry  // the answer, where the cache had it
 	refreshing bool          // a stale answer, in the background
 
+	waits       timeouts           // the client's
+	ticket      string             // from an earlier refusal
+	stop        context.CancelFunc // of what obeys them; may be nil
+	wants       *admission.Request // of the queue
+	place       *admission.Slot    // that it was given, or of the attempt that answered
+	early       bool               // the head was sent while it waited
+	failedEarly bool               // and then there was no stream
+	shedFor     string             // why the queue refused it
+
 	called     bool            // the upstream
 	unobtained bool            // its answer
 	relaying   bool            // it
@@ -68,6 +80,7 @@ func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request) *exchange {
 	// A client that takes nothing holds neither an upstream nor memory for ever.
 	// Not every writer has deadlines; the server's has.
 	_ = http.NewResponseController(w).SetWriteDeadline(x.started.Add(x.setup.answerTimeout))
+	x.obeyTimeouts()
 	return x
 }
 
@@ -112,10 +125,13 @@ func (x *exchange) match() error {
 // authenticate finds out who is calling, and removes from the request what the
 // client may not say and what is not for the upstream.
 func (x *exchange) authenticate() error {
+	x.upgrades = upstream.IsWebSocket(x.r)
 	// First of all: a client must not be able to have a field removed after
 	// something was decided by it.
 	upstream.RemoveHopByHop(x.r.Header)
 	x.r.Header["X-Request-Id"] = []string{x.id}
+	x.ticket = x.r.Header.Get(ticketField)
+	delete(x.r.Header, ticketField) // which is for this queue alone
 	caller, err := x.identify()
 	if err != nil {
 		return err
@@ -195,6 +211,9 @@ func (x *exchange) choose() error {
 		x.gateway.metrics.RequestStarted(rt.name)
 		if n := int64(len(x.body)); n > int64(rt.config.MaxBody) {
 			return bodyTooLarge(int64(rt.config.MaxBody))
+		}
+		if err := x.mayUpgrade(rt); err != nil {
+			return err
 		}
 		return x.mayManage(rt)
 	}

@@ -128,11 +128,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 			r.cache.Close()
 		}
 	}
-	for _, u := range s.upstreams {
-		if u.pool != nil {
-			u.pool.Close()
-		}
-	}
+	s.closeUpstreams()
 	return errors.Join(s.callers.Close(), g.answers.close(), g.counts.close(ctx), g.log.Flush(ctx))
 }
 

@@ -39,7 +39,7 @@ func (i *interim) watch(ctx context.Context) context.Context {
 func (i *interim) pass(status int, fields textproto.MIMEHeader) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.ended || i.n == maxInterim {
+	if i.ended || i.n == maxInterim || i.w.exchange.early {
 		return
 	}
 	i.n++

@@ -78,8 +78,12 @@ func (x *exchange) serveStored() {
 }
 
 // join waits for an identical request that is running, and answers with its
-// answer, which costs nothing. Otherwise others may wait for this one.
+// answer, which costs nothing. Otherwise others may wait for this one, unless it may
+// be broken off: they have more time.
 func (x *exchange) join() (answered bool, err error) {
+	if x.waits.whole > 0 {
+		return false, nil
+	}
 	begin := time.Now()
 	answered, err = x.look.Join(x.r.Context())
 	x.timings.Add(telemetry.PhaseCache, time.Since(begin))

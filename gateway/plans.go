@@ -167,7 +167,9 @@ func (g *Gateway) SetPolicies(plan string, policies []config.Policy) (before []c
 	}
 	next, configured := *now, *now.config
 	configured.Plans = maps.Clone(configured.Plans)
-	configured.Plans[plan] = config.Plan{Policies: slices.Clone(policies)}
+	changed := was
+	changed.Policies = slices.Clone(policies)
+	configured.Plans[plan] = changed
 	next.config = &configured
 	if err := next.buildPlans(configured.Plans); err != nil {
 		return nil, err

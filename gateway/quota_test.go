@@ -299,7 +299,7 @@ func TestCountersEqualTheLedger(t *testing.T) {
 	var ledger atomic.Int64 // of requests that an upstream answered
 	w := start(t, `
 plans: {default: {policies: [{name: slots, concurrent: 64}, {name: r, quota: 10000000, window: 366d}, {name: t, quota: 1000000000, unit: tokens, window: year, algorithm: fixed_window}]}}
-upstreams: {llm: {targets: ["%s"], dialect: openai, timeouts: {first_byte: 2s}}}
+upstreams: {llm: {targets: ["%s"], dialect: openai, breaker: {failures: 0}, timeouts: {first_byte: 2s}}}
 routes:
   - {name: look, match: {path: /look}, upstream: llm, max_body: 100}
   - {match: {path: /*}, upstream: llm}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/upstream"
 )
 
 // checkRequest refuses what is too large, and what two servers could understand
@@ -32,8 +33,8 @@ func checkRequest(r *http.Request, l config.Limits) error {
 	if fields > l.Headers {
 		return problem(http.StatusRequestHeaderFieldsTooLarge, "The request has %d header fields: want at most %d.", fields, l.Headers)
 	}
-	if len(r.Header["Upgrade"]) > 0 {
-		return problem(http.StatusNotImplemented, "The connection cannot be upgraded on this path.")
+	if len(r.Header["Upgrade"]) > 0 && !upstream.IsWebSocket(r) {
+		return cannotUpgrade()
 	}
 	// A target with a host in it is served like one without (RFC 9112, section
 	// 3.2.2): where a request goes, the routes say.

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"bufio"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -17,12 +19,19 @@ type response struct {
 	status    int // 0: nothing is written yet
 	sent      int64
 	firstByte time.Duration
+	comments  int64 // bytes sent while it waited
 }
+
+// sentOnlyComments reports whether nothing of the answer itself is out.
+func (w *response) sentOnlyComments() bool { return w.sent == w.comments }
 
 // Unwrap is for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
+	if w.exchange.early && status >= 200 {
+		return // it is out
+	}
 	if status >= 200 && w.status == 0 {
 		w.status = status
 		w.firstByte = time.Since(w.exchange.started)
@@ -32,6 +41,17 @@ func (w *response) WriteHeader(status int) {
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// Hijack implements http.Hijacker: what follows is a socket, whose answer has the
+// fields of every answer.
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, in, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		w.status, w.firstByte = http.StatusSwitchingProtocols, time.Since(w.exchange.started)
+		w.exchange.setFields(w.Header())
+	}
+	return conn, in, err
 }
 
 func (w *response) Write(p []byte) (int, error) {

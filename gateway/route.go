@@ -15,6 +15,9 @@ func (x *exchange) route() error {
 	if err := x.choose(); err != nil { // 400, 403, 404, 413
 		return err
 	}
+	if x.upgrades {
+		return x.tunnel() // 429, 502, 503, 504
+	}
 	if x.chosen.config.Cache.ChargeHits {
 		if err := x.reserveHit(); err != nil { // 429, 503
 			return err

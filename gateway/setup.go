@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/inferweir/weir/admission"
 	"github.com/inferweir/weir/auth"
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/config"
@@ -27,6 +28,7 @@ type setup struct {
 	config    *config.Config
 	callers   *auth.Authenticator
 	plans     map[string][]policy
+	shares    map[string]share    // of the queues, by plan
 	overrides map[string]override // by caller
 	upstreams map[string]*upstreamSetup
 	routes    []*route
@@ -43,6 +45,11 @@ type upstreamSetup struct {
 	pool    *upstream.Pool
 	dialect *dialect.Dialect
 	bases   []string // the paths before the request's, each once; at least one
+	config  config.Upstream
+	queue   *admission.Queue // nil where pool is
+	counts  *queueCounts
+	batcher *upstream.Batcher[*dialect.Call] // nil: calls go alone
+	batches batchCounts
 }
 
 // path is a request's path as the first target gets it: that is what it means.
@@ -99,15 +106,17 @@ func (g *Gateway) build(c *config.Config) (*setup, error) {
 	}
 	add(s.buildCallers(c))
 	add(s.buildPlans(c.Plans))
+	add(s.buildShares(c.Plans))
 	for name, u := range c.Upstreams {
-		add(s.buildUpstream(name, u, g.options, g.metrics))
-		s.answerTimeout = max(s.answerTimeout, u.Timeouts.Total+time.Minute)
+		add(g.buildUpstream(s, name, u))
+		s.answerTimeout = max(s.answerTimeout, u.Queue.MaxWait+u.Timeouts.Total+time.Minute)
 	}
 	for _, r := range c.Routes {
 		s.bodies.max = max(s.bodies.max, 2*int64(r.MaxBody))
 		add(s.buildRoute(r, g.answers))
 	}
 	if err := errors.Join(errs...); err != nil {
+		s.closeUpstreams()
 		return nil, err
 	}
 	needsModel := s.needsModel()
@@ -146,13 +155,42 @@ func (s *setup) buildCallers(c *config.Config) error {
 	return nil
 }
 
-func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *telemetry.Metrics) error {
+func (g *Gateway) buildUpstream(s *setup, name string, u config.Upstream) error {
 	d, err := newDialect(u.Dialect)
 	if err != nil {
 		return fmt.Errorf("upstreams.%s: %w", name, err)
 	}
+	us := &upstreamSetup{name: name, dialect: d, config: u, counts: newQueueCounts()}
+	if us.queue, err = g.newQueue(us, s.config); err != nil {
+		return fmt.Errorf("upstreams.%s: %w", name, err)
+	}
+	options, err := us.poolOptions(g.options)
+	if err == nil {
+		options.Observe = func(e upstream.Event) { g.metrics.Upstream(name, result(e.Result), e.FirstByte, e.Total) }
+		options.OnTarget = g.targetChanged(name)
+		us.pool, err = upstream.New(options)
+	}
+	if err != nil {
+		us.queue.Close()
+		return fmt.Errorf("upstreams.%s: %w", name, err)
+	}
+	us.batcher = us.newBatcher()
+	s.upstreams[name] = us
+	return nil
+}
+
+// targetChanged says in the log that a target is left out, or back.
+func (g *Gateway) targetChanged(name string) func(upstream.TargetEvent) {
+	return func(e upstream.TargetEvent) {
+		g.Logger().Warn("a target of an upstream "+e.What, "upstream", name, "target", e.Target)
+	}
+}
+
+// poolOptions are those of the pool behind u's queue.
+func (us *upstreamSetup) poolOptions(o Options) (upstream.Options, error) {
+	u := us.config
 	options := upstream.Options{
-		Name:            name,
+		Name:            us.name,
 		Balance:         u.Balance,
 		SetHeaders:      u.SetHeaders,
 		MaxConnections:  u.Connections.Max,
@@ -164,29 +202,48 @@ func (s *setup) buildUpstream(name string, u config.Upstream, o Options, m *tele
 			BetweenBytes: u.Timeouts.BetweenBytes,
 			Total:        u.Timeouts.Total,
 		},
-		Closed:  closedFor(d, u.SetHeaders),
-		Observe: func(e upstream.Event) { m.Upstream(name, result(e.Result), e.FirstByte, e.Total) },
+		Retry:    upstream.Retry{Attempts: u.Retry.Attempts, Budget: u.Retry.Budget, Post: u.Retry.Post},
+		Breaker:  upstream.Breaker{Failures: orNone(u.Breaker.Failures), OpenFor: u.Breaker.OpenFor},
+		Closed:   closedFor(us.dialect, u.SetHeaders),
+		Changed:  us.queue.Wake,
+		OnEngine: engineState(us.queue),
 	}
-	var bases []string
+	if h := u.Hedge; h != nil {
+		options.Hedge = upstream.Hedge{After: h.After.Duration, Quantile: h.After.Quantile, Budget: h.Budget, Post: h.Post}
+	}
+	if p := u.Probe; p != nil {
+		options.Probe = upstream.Probe{Path: p.Path, Interval: p.Interval, Timeout: p.Timeout}
+	}
+	if e := u.Engine; e != nil {
+		options.Engine = upstream.Engine{Path: e.Metrics, Kind: e.Kind}
+	}
 	for _, t := range u.Targets {
 		target := upstream.Target{URL: t.URL, Weight: t.Weight}
-		if at, err := url.Parse(t.URL); err == nil && !slices.Contains(bases, strings.TrimSuffix(at.Path, "/")) {
-			bases = append(bases, strings.TrimSuffix(at.Path, "/"))
+		if at, err := url.Parse(t.URL); err == nil && !slices.Contains(us.bases, strings.TrimSuffix(at.Path, "/")) {
+			us.bases = append(us.bases, strings.TrimSuffix(at.Path, "/"))
 		}
 		if t.URL == builtinTarget {
 			if o.Models == nil {
-				return fmt.Errorf("upstreams.%s: target %q: this program has no built-in models", name, t.URL)
+				return upstream.Options{}, fmt.Errorf("target %q: this program has no built-in models", t.URL)
 			}
 			target.Transport = upstream.Handler(o.Models)
 		}
 		options.Targets = append(options.Targets, target)
 	}
-	pool, err := upstream.New(options)
-	if err != nil {
-		return fmt.Errorf("upstreams.%s: %w", name, err)
+	return options, nil
+}
+
+// closeUpstreams stops what runs for them, and waits.
+func (s *setup) closeUpstreams() {
+	for _, u := range s.upstreams {
+		if u.queue != nil {
+			u.queue.Close()
+			if u.batcher != nil {
+				u.batcher.Close()
+			}
+			u.pool.Close()
+		}
 	}
-	s.upstreams[name] = &upstreamSetup{name: name, pool: pool, dialect: d, bases: bases}
-	return nil
 }
 
 func newDialect(name string) (*dialect.Dialect, error) {
@@ -219,8 +276,10 @@ func orNone[N int | time.Duration](n N) N {
 // result gives an upstream's result in the words of the metrics.
 func result(r string) string {
 	switch r {
-	case "connect", "cut":
+	case upstream.ResultConnect, upstream.ResultCut:
 		return telemetry.ResultError
+	case upstream.ResultRequest:
+		return upstream.ResultCancelled
 	}
 	return r
 }
@@ -309,7 +368,8 @@ func (s *setup) exportGauges(m *telemetry.Metrics) error {
 		errs = append(errs, m.GaugeFunc("weir_upstream_requests_in_flight", "Requests at the upstream now.",
 			func() float64 { return float64(u.pool.InFlight()) }, "upstream", name),
 			m.GaugeFunc("weir_upstream_targets_closed", "Targets that said that they admit nothing for the moment.",
-				func() float64 { return float64(u.pool.Closed()) }, "upstream", name))
+				func() float64 { return float64(u.pool.Closed()) }, "upstream", name),
+			u.exportQueue(m))
 	}
 	return errors.Join(errs...)
 }

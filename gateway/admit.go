@@ -1,0 +1,277 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/inferweir/weir"
+	"github.com/inferweir/weir/admission"
+	"github.com/inferweir/weir/telemetry"
+	"github.com/inferweir/weir/upstream"
+)
+
+// ticketField carries the ticket of a refused request out, and back at its time.
+const ticketField = "X-Queue-Ticket"
+
+// seat is a place at a target, for one attempt.
+type seat struct{ slot *admission.Slot }
+
+// Target implements upstream.Seat.
+func (s seat) Target() int { return s.slot.Target() }
+
+// End implements upstream.Seat.
+func (s seat) End(e upstream.Event) { s.slot.Done(resultOf(e)) }
+
+// resultOf gives the end of an attempt in the queue's words.
+func resultOf(e upstream.Event) admission.Result {
+	switch e.Result {
+	case upstream.ResultOK:
+		switch {
+		case e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable:
+			return admission.Overloaded
+		case e.Status >= http.StatusInternalServerError:
+			return admission.Failed
+		case e.Status >= http.StatusBadRequest:
+			return admission.ClientError
+		}
+		return admission.OK
+	case upstream.ResultBusy:
+		return admission.Overloaded
+	case upstream.ResultCancelled:
+		return admission.Left
+	case upstream.ResultRequest:
+		return admission.ClientError
+	case upstream.ResultUnused:
+		return admission.Unused
+	}
+	return admission.Failed
+}
+
+// seats are those of a request's further attempts.
+type seats struct{ x *exchange }
+
+// Seat implements upstream.Seats.
+func (s seats) Seat(ctx context.Context, tried []int, wait bool) (upstream.Seat, error) {
+	x := s.x
+	r := *x.wants
+	r.Tried, r.Batch = tried, "" // what is sent again goes as it is
+	if !wait {
+		slot, err := x.chosen.upstream.queue.TryAcquire(r)
+		if err != nil {
+			return nil, err
+		}
+		return seat{slot}, nil
+	}
+	slot, err := x.chosen.upstream.queue.Acquire(ctx, r)
+	if refusal, ok := errors.AsType[*admission.Refusal](err); ok {
+		return nil, x.shed(refusal, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return seat{slot}, nil
+}
+
+// admit waits for a place at one of the upstream's targets, for a request that goes
+// out with fields.
+func (x *exchange) admit(ctx context.Context, fields http.Header) (*admission.Slot, error) {
+	if x.wants == nil {
+		x.wants = x.want(fields)
+	}
+	begin := time.Now()
+	slot := x.chosen.upstream.queue.Enter(*x.wants)
+	err := x.await(ctx, slot)
+	x.timings.Add(telemetry.PhaseQueue, time.Since(begin))
+	if err == nil {
+		x.place = slot
+		return slot, nil
+	}
+	if refusal, ok := errors.AsType[*admission.Refusal](err); ok {
+		return nil, x.shed(refusal, slot.Ticket(x.digest()))
+	}
+	return nil, fmt.Errorf("upstream %s: %w", x.chosen.upstream.name, err)
+}
+
+// await waits until it is decided, and tells a client with a stream meanwhile that
+// it is waited for.
+func (x *exchange) await(ctx context.Context, slot *admission.Slot) error {
+	select {
+	case <-slot.Ready():
+		return slot.Err()
+	default:
+	}
+	var beat <-chan time.Time
+	if every := x.chosen.upstream.config.Queue.KeepaliveAfter; every > 0 && x.canWait() {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		beat = ticker.C
+	}
+	for {
+		select {
+		case <-slot.Ready():
+			return slot.Err()
+		case <-ctx.Done():
+			slot.Leave()
+			return ctx.Err()
+		case <-beat:
+			x.sayQueued()
+		}
+	}
+}
+
+// want is what the queue needs to know of the request.
+func (x *exchange) want(fields http.Header) *admission.Request {
+	share := x.setup.shares[x.plan]
+	r := &admission.Request{
+		Caller: x.caller.ID,
+		Weight: share.weight,
+		Class:  share.class,
+		Kind:   x.chosen.name + " " + x.call.Endpoint,
+		Items:  x.call.Items,
+		Stream: x.call.Stream,
+	}
+	if x.call.Endpoint != "" && x.call.Estimate.Input > 0 {
+		r.Input, r.Output = x.call.Estimate.Input, x.expectedOutput()
+	}
+	r.Batch = x.batchKey(fields)
+	r.WaitUntil, r.Deadline = x.deadlines()
+	if x.ticket != "" {
+		r.Ticket, r.Digest = x.ticket, x.digest()
+	}
+	if x.chosen.upstream.config.Balance == balancePrefix {
+		r.Prefix = upstream.PrefixOf(x.caller.ID+"\x00"+x.call.Model, x.call.Prompt())
+	}
+	return r
+}
+
+// balancePrefix is the balance that needs to know the prompt.
+const balancePrefix = "prefix"
+
+// expectedOutput is how many tokens the answer is likely to have: what such answers
+// had, and at most what the request allows.
+func (x *exchange) expectedOutput() int64 {
+	known, _ := x.estimate()
+	if !x.call.Generates() {
+		return 0
+	}
+	usual, most := x.gateway.sizes.look(x.sizeKey()).output, known.output
+	expected := int64(firstGuess)
+	if usual.n > 0 {
+		expected = max(int64(usual.mean), 1)
+	}
+	if most > 0 {
+		expected = min(expected, most)
+	}
+	return expected
+}
+
+// digest stands for the request in its ticket.
+func (x *exchange) digest() [32]byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q\n", x.chosen.name, x.r.Method, x.r.URL.RequestURI())
+	h.Write(x.body)
+	return [32]byte(h.Sum(nil))
+}
+
+// shed is the refusal of a request that the queue has no place for.
+func (x *exchange) shed(r *admission.Refusal, ticket string) *weir.Problem {
+	u := x.chosen.upstream
+	x.shedFor = string(r.Reason)
+	p := &weir.Problem{
+		Status:     u.config.Queue.Status,
+		Type:       weir.TypeReducedCapacity,
+		RetryAfter: r.RetryAfter,
+		Err:        r,
+	}
+	if p.Status == 0 {
+		p.Status = http.StatusServiceUnavailable
+	}
+	switch r.Reason {
+	case admission.NoTarget:
+		p.Detail = fmt.Sprintf("No target of upstream %q is available now.", u.name)
+	case admission.DeadlineTooClose:
+		p.Detail = "The model is too slow for the time that the request allows."
+		p.RetryAfter = weir.Never
+	case admission.QueueClosed:
+		p.Detail = "The gateway is shutting down."
+		p.RetryAfter = time.Second
+	default:
+		p.Detail = fmt.Sprintf("The model is busy: this request would have waited for too long. Try again in %s.", wait(r.RetryAfter))
+	}
+	if ticket != "" {
+		p.Header = http.Header{ticketField: {ticket}}
+	}
+	if r.RetryAfter > time.Minute && x.chosen.config.RespondAsync != "" && x.chosen.config.RespondAsync != "never" {
+		p.Detail += " Or send it with Prefer: respond-async and fetch the answer later."
+	}
+	return p
+}
+
+// wait is d in words, rounded up to the second.
+func wait(d time.Duration) string {
+	if s := int64((d + time.Second - 1) / time.Second); s != 1 {
+		return fmt.Sprintf("%d seconds", s)
+	}
+	return "1 second"
+}
+
+// metered tells the queue when the tokens of a stream come.
+type metered struct {
+	io.ReadCloser
+	slot *admission.Slot
+	mark []byte // the end of an event
+	any  bool
+}
+
+// meter has the queue told of the tokens of resp, if it is a stream.
+func (x *exchange) meter(resp *http.Response) {
+	at, ok := upstream.SeatOf(resp).(seat)
+	if !ok {
+		return
+	}
+	x.place = at.slot
+	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	m := &metered{ReadCloser: resp.Body, slot: at.slot}
+	switch strings.TrimSpace(kind) {
+	case "text/event-stream":
+		m.mark = []byte("\n\n")
+	case "application/x-ndjson":
+		m.mark = []byte("\n")
+	default:
+		return
+	}
+	resp.Body = m
+}
+
+// Read implements io.Reader.
+func (m *metered) Read(p []byte) (int, error) {
+	n, err := m.ReadCloser.Read(p)
+	if n > 0 {
+		events := int64(max(bytes.Count(p[:n], m.mark), 1))
+		if !m.any {
+			m.any = true
+			m.slot.FirstToken()
+			events--
+		}
+		m.slot.Progress(events)
+	}
+	return n, err
+}
+
+// settlePlace sets right what the caller's share of the queue was charged, once it is
+// known what the model did.
+func (x *exchange) settlePlace() {
+	if x.place == nil || x.answer == nil {
+		return
+	}
+	if o := x.answer.Outcome(); o.Known {
+		x.place.Settle(o.Usage)
+	}
+}
