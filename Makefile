@@ -25,6 +25,7 @@ test: tools
 # busy machine measures must not decide whether a change is right.
 bench:
 	cd bench && $(GO) test -run '^$$' -bench . -benchtime 300ms -count 3 -cpu 1 . | tee /dev/stderr | $(GO) run ./cmd/summary
+	cd bench && $(GO) run ./cmd/overload
 
 lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on these files'; exit 1; }
