@@ -103,9 +103,9 @@ upstreams:
   openai: {targets: [%[1]q], dialect: openai}
   anthropic: {targets: [%[1]q], dialect: anthropic}
   ollama: {targets: [%[1]q], dialect: ollama}
-  openai-gone: {targets: [%[2]q], dialect: openai}
-  anthropic-gone: {targets: [%[2]q], dialect: anthropic}
-  ollama-gone: {targets: [%[2]q], dialect: ollama}
+  openai-gone: {targets: [%[2]q], dialect: openai, breaker: {failures: 0}}
+  anthropic-gone: {targets: [%[2]q], dialect: anthropic, breaker: {failures: 0}}
+  ollama-gone: {targets: [%[2]q], dialect: ollama, breaker: {failures: 0}}
 routes:
   - {match: {path: /v1/messages*}, upstream: anthropic}
   - {match: {path: /v1/*}, upstream: openai}
@@ -190,7 +190,7 @@ func (p *process) stop(t *testing.T) {
 type attempt struct {
 	Began, Answered float64
 	Status          int // 0: no answer
-	Headers         map[string]string
+	Headers, Sent   map[string]string
 }
 
 // failure is an error as a client raised it.
@@ -209,7 +209,8 @@ type outcome struct {
 	Group, Name string
 	Value       any
 	Error       *failure
-	Before      int // parts of a stream that the client gave out
+	Before      int    // parts of a stream that the client gave out
+	Heard       string // what came before the first event of a stream that was overheard
 	Attempts    []attempt
 }
 

@@ -92,6 +92,7 @@ func newStandIn() *standIn {
 	})
 	// The same behind a prefix, for routes that differ only in what Weir does.
 	mux.Handle("/cached/", http.StripPrefix("/cached", mux))
+	mux.Handle("/free/", http.StripPrefix("/free", mux))
 	s.Server = httptest.NewServer(mux)
 	return s
 }

@@ -1,7 +1,7 @@
 import { embedMany, generateText, jsonSchema, streamText, tool } from "ai"
 import { createAnthropic } from "@ai-sdk/anthropic"
 import { createOpenAI } from "@ai-sdk/openai"
-import { base, gather, key, run } from "./lib.mjs"
+import { base, each, key, queued, returns, run, shed } from "./lib.mjs"
 
 const openai = fetch => createOpenAI({ baseURL: base + "/v1", apiKey: key, fetch })
 const chat = (fetch, name = "m") => openai(fetch).chat(name)
@@ -39,7 +39,24 @@ const told = parts => {
 	return { text: parts.map(part => part.text ?? "").join(""), finishReason, usage, toolCalls: [] }
 }
 
+// What waits in a queue, by the path of its upstream.
+const streams = {
+	"/v1/chat/completions": {
+		"chat stream": (f, line) => stream(chat(f), line),
+		"response stream": (f, line) => stream(responses(f), line),
+	},
+	"/v1/messages": { "message stream": (f, line) => stream(claude(f), line) },
+}
+const behind = change => Object.assign({}, ...Object.entries(streams).map(([path, scenarios]) => each(scenarios, change(path))))
+
 await run({
+	direct: Object.assign({}, ...Object.values(streams)),
+	queued: behind(queued),
+	shed: behind(shed),
+	returns: {
+		"chat": returns("/v1/chat/completions")(f => generate(chat(f), { maxRetries: 2 })),
+		"message": returns("/v1/messages")(f => generate(claude(f), { maxRetries: 2 })),
+	},
 	answers: {
 		"chat": f => generate(chat(f)),
 		"chat with tools": f => generate(chat(f), { tools }),

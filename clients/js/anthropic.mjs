@@ -1,5 +1,5 @@
 import Anthropic from "@anthropic-ai/sdk"
-import { base, gather, key, run } from "./lib.mjs"
+import { base, each, gather, key, leaving, queued, returns, run, shed, slow } from "./lib.mjs"
 
 const client = (fetch, maxRetries = 0) => new Anthropic({ baseURL: base, apiKey: key, fetch, maxRetries })
 const request = { model: "m", max_tokens: 100, messages: [{ role: "user", content: "Say hello." }] }
@@ -8,7 +8,35 @@ const tools = [{ name: "weather", input_schema: { type: "object", properties: { 
 const message = (fetch, more, maxRetries) => client(fetch, maxRetries).messages.create({ ...request, ...more })
 const stream = async (fetch, line, more, options) => gather(await message(fetch, { stream: true, ...more }), line, options)
 
+// What waits in a queue.
+const path = "/v1/messages"
+const streams = {
+	"message stream": (f, line) => stream(f, line),
+	"message stream through the helper": async f => client(f).messages.stream(request).finalMessage(),
+}
+const asks = options => ({
+	"message": f => client(f, 2).messages.create(request, options),
+	"message stream": async (f, line) => gather(await client(f, 2).messages.create({ ...request, stream: true }, options), line),
+})
+const leaves = {
+	"message": (f, line, signal) => client(f, 2).messages.create({ ...request, model: "left" }, { signal }),
+	"message stream": async (f, line, signal) => gather(await client(f, 2).messages.create({ ...request, model: "left", stream: true }, { signal }), line),
+}
+
 await run({
+	direct: streams,
+	queued: each(streams, queued(path)),
+	shed: each(streams, shed(path)),
+	returns: each(asks(), returns(path)),
+	"returns-once": { "message": returns(path)(asks()["message"]) },
+	timeouts: each(asks({ timeout: 1900 }), returns(path)),
+	late: { "message": slow(path, 1100)(asks({ timeout: 1000 })["message"]) },
+	leaving: each(leaves, leaving(path, f => message(f))),
+	"leaving-told": each({ "message stream": leaves["message stream"] }, leaving(path, f => message(f), { told: true })),
+	away: {
+		"first": f => message(f, { model: "status-500" }),
+		"with retries": f => message(f, {}, 2),
+	},
 	answers: {
 		"message": f => message(f),
 		"message with tools": f => message(f, { tools }),

@@ -1,5 +1,5 @@
 import { ChatOpenAI, OpenAIEmbeddings } from "@langchain/openai"
-import { base, gather, key, run } from "./lib.mjs"
+import { base, each, gather, key, queued, returns, run, shed } from "./lib.mjs"
 
 const options = (fetch, maxRetries) => ({ apiKey: key, maxRetries, configuration: { baseURL: base + "/v1", fetch } })
 const model = (fetch, name = "m", more, maxRetries = 0) => new ChatOpenAI({ model: name, ...options(fetch, maxRetries), ...more })
@@ -15,7 +15,18 @@ const responses = { useResponsesApi: true }
 // told is the parts of a stream put together.
 const told = parts => ({ text: parts.map(part => part.content).join(""), usage: parts.map(part => part.usage_metadata).filter(Boolean) })
 
+// What waits in a queue.
+const path = "/v1/chat/completions"
+const streams = {
+	"stream": (f, line) => stream(model(f), line),
+	"stream a response": (f, line) => stream(model(f, "m", responses), line),
+}
+
 await run({
+	direct: streams,
+	queued: each(streams, queued(path)),
+	shed: each(streams, shed(path)),
+	returns: { "invoke": returns(path)(f => invoke(f, "m", {}, 2)) },
 	answers: {
 		"invoke": f => invoke(f),
 		"invoke with tools": async f => pick(await model(f).bindTools(tools).invoke(prompt)),

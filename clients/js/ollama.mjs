@@ -1,5 +1,5 @@
 import { Ollama } from "ollama"
-import { base, gather, key, run } from "./lib.mjs"
+import { base, each, gather, key, run, shed, silent } from "./lib.mjs"
 
 const client = fetch => new Ollama({ host: base, fetch, headers: { Authorization: `Bearer ${key}` } })
 const messages = [{ role: "user", content: "Say hello." }]
@@ -10,7 +10,16 @@ const chatStream = async (fetch, line, more, options) => gather(await chat(fetch
 const generate = (fetch, more) => client(fetch).generate({ model: "m", prompt: "Say hello.", ...more })
 const generateStream = async (fetch, line, more) => gather(await generate(fetch, { stream: true, ...more }), line)
 
+// What waits in a queue.
+const streams = {
+	"chat stream": (f, line) => chatStream(f, line),
+	"generate stream": (f, line) => generateStream(f, line),
+}
+
 await run({
+	direct: streams,
+	queued: each(streams, silent("/api/chat")),
+	shed: each(streams, shed("/api/chat")),
 	answers: {
 		"models": f => client(f).list(),
 		"chat": f => chat(f),

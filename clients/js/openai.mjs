@@ -1,5 +1,5 @@
 import OpenAI from "openai"
-import { base, gather, key, run } from "./lib.mjs"
+import { base, each, gather, key, leaving, queued, returns, run, shed, slow } from "./lib.mjs"
 
 const client = (fetch, maxRetries = 0) => new OpenAI({ baseURL: base + "/v1", apiKey: key, fetch, maxRetries })
 const messages = [{ role: "user", content: "Say hello." }]
@@ -13,7 +13,39 @@ const respond = (fetch, more) => client(fetch).responses.create({ model: "m", in
 const respondStream = async (fetch, line, more, options) => gather(await respond(fetch, { stream: true, ...more }), line, options)
 const embed = (fetch, more) => client(fetch).embeddings.create({ model: "m", input: ["one", "two"], ...more })
 
+// What waits in a queue.
+const path = "/v1/chat/completions"
+const streams = {
+	"chat stream": (f, line) => chatStream(f, line, { stream_options: { include_usage: true } }),
+	"chat stream through the helper": f => client(f).chat.completions.stream({ model: "m", messages, stream_options: { include_usage: true } }).finalChatCompletion(),
+	"response stream": (f, line) => respondStream(f, line),
+	"response stream through the helper": f => client(f).responses.stream({ model: "m", input: "Say hello." }).finalResponse(),
+}
+// It tells its timeout only where that is given with the call.
+const asks = options => ({
+	"chat": f => client(f, 2).chat.completions.create({ model: "m", messages, max_completion_tokens: 8 }, options),
+	"chat stream": async (f, line) => gather(await client(f, 2).chat.completions.create({ model: "m", messages, stream: true }, options), line),
+})
+const leaves = {
+	"chat": (f, line, signal) => client(f, 2).chat.completions.create({ model: "left", messages }, { signal }),
+	"chat stream": async (f, line, signal) => gather(await client(f, 2).chat.completions.create({ model: "left", messages, stream: true }, { signal }), line),
+	"response stream": async (f, line, signal) => gather(await client(f, 2).responses.create({ model: "left", input: "Say hello.", stream: true }, { signal }), line),
+}
+
 await run({
+	direct: streams,
+	queued: each(streams, queued(path)),
+	shed: each(streams, shed(path)),
+	returns: { ...each(asks(), returns(path)), "response": returns(path)(f => client(f, 2).responses.create({ model: "m", input: "Say hello." })) },
+	"returns-once": { "chat": returns(path)(asks()["chat"]) },
+	timeouts: each(asks({ timeout: 1900 }), returns(path)),
+	late: { "chat": slow(path, 1100)(asks({ timeout: 1000 })["chat"]) },
+	leaving: each(leaves, leaving(path, f => chat(f))),
+	"leaving-told": each({ "chat stream": leaves["chat stream"], "response stream": leaves["response stream"] }, leaving(path, f => chat(f), { told: true })),
+	away: {
+		"first": f => chat(f, { model: "status-500" }),
+		"with retries": f => chat(f, {}, 2),
+	},
 	answers: {
 		"models": async f => (await client(f).models.list()).data,
 		"a model": f => client(f).models.retrieve("m"),
