@@ -83,7 +83,7 @@ func (p *Problem) title() string {
 // body: Header, and what tells a client when to come back. Retry-After is the
 // wait in whole seconds, rounded up, so that who obeys it is never early, and
 // at least 1, because clients take 0 as "at once". Retry-After-Ms is the exact
-// wait plus up to a tenth, so that clients refused together do not return
+// wait plus up to a tenth, within a minute where the wait is, so that clients refused together do not return
 // together. X-Should-Retry: false stops SDKs where coming back cannot help soon.
 func (p *Problem) SetHeader(h http.Header) {
 	for name, values := range p.Header {
@@ -95,6 +95,9 @@ func (p *Problem) SetHeader(h http.Header) {
 	case p.RetryAfter > 0:
 		h["Retry-After"] = []string{strconv.FormatInt(ceilSeconds(p.RetryAfter), 10)}
 		jittered := p.RetryAfter + time.Duration(rand.Int64N(int64(p.RetryAfter)/10+1))
+		if p.RetryAfter <= longWait {
+			jittered = min(jittered, longWait) // or SDKs would ignore it and come back at once
+		}
 		h["Retry-After-Ms"] = []string{strconv.FormatInt(int64((jittered+time.Millisecond-1)/time.Millisecond), 10)}
 		if p.RetryAfter > longWait {
 			h["X-Should-Retry"] = []string{"false"}

@@ -253,7 +253,7 @@ func TestSchedulerRefusesWhatWouldWaitForTooLong(t *testing.T) {
 	}
 	t.Run("what cannot be ready by its deadline is refused, even by a target that does nothing", func(t *testing.T) {
 		w := learned(t, o)
-		items := w.ask("a1", output(50), func(r *admission.Request) { r.Deadline = w.now.Add(99 * time.Millisecond) })
+		items := w.ask("a1", output(50), func(r *admission.Request) { r.Deadline = w.now.Add(50 * time.Millisecond) })
 		w.want("a1 deadline")
 		if r := *items[0].Refusal(); r != (admission.Refusal{Reason: admission.DeadlineTooClose}) {
 			t.Errorf("%+v, want no advice", r)
@@ -265,13 +265,28 @@ func TestSchedulerRefusesWhatWouldWaitForTooLong(t *testing.T) {
 		w.ask("a3", func(r *admission.Request) { r.Deadline = w.now })
 		w.want("a2, a3 deadline")
 	})
+	t.Run("what one cost takes says nothing of a larger one", func(t *testing.T) {
+		w := learned(t, o)
+		w.ask("a1", output(5000), func(r *admission.Request) { r.Deadline = w.now.Add(200 * time.Millisecond) })
+		w.want("a1")
+	})
+	t.Run("who was too slow once is tried again", func(t *testing.T) {
+		w := learned(t, o)
+		w.ask("x1")
+		for range 120 {
+			w.pass(time.Second)
+		}
+		w.ask("a1", output(50), func(r *admission.Request) { r.Deadline = w.now.Add(50 * time.Millisecond) })
+		w.pass(60 * time.Millisecond)
+		w.want("x1, a1 expired")
+	})
 	t.Run("the time that it takes is no part of its wait", func(t *testing.T) {
 		w := learned(t, o)
 		w.ask("x1")
 		w.ask("a1", output(50), func(r *admission.Request) { r.Deadline = w.now.Add(300 * time.Millisecond) })
-		w.pass(190 * time.Millisecond)
+		w.pass(150 * time.Millisecond)
 		w.want("x1")
-		w.pass(20 * time.Millisecond)
+		w.pass(120 * time.Millisecond)
 		w.want("a1 expired")
 	})
 }

@@ -27,7 +27,7 @@ type timeouts struct {
 func timeoutsOf(h http.Header) timeouts {
 	var t timeouts
 	t.whole = parseTimeout(h.Get("X-Request-Timeout"))
-	t.begin = parseTimeout(h.Get("X-Stainless-Timeout"))
+	t.begin = before(least(parseTimeout(h.Get("X-Stainless-Timeout")), parseTimeout(h.Get("X-Stainless-Read-Timeout"))))
 	for _, line := range h["Prefer"] {
 		for item := range strings.SplitSeq(line, ",") {
 			preference, _, _ := strings.Cut(item, ";") // its parameters
@@ -42,6 +42,10 @@ func timeoutsOf(h http.Header) timeouts {
 	}
 	return t
 }
+
+// before is a little less than d, which a client counts from when it began to send:
+// a refusal that comes just after it has given up is no use to it.
+func before(d time.Duration) time.Duration { return d - max(min(d/2, 50*time.Millisecond), d/20) }
 
 // longestTimeout is what longer ones are taken for.
 const longestTimeout = 24 * time.Hour

@@ -29,7 +29,7 @@ await run({
 	shed: each(streams, shed(path)),
 	returns: each(asks(), returns(path)),
 	"returns-once": { "message": returns(path)(asks()["message"]) },
-	timeouts: each(asks({ timeout: 1900 }), returns(path)),
+	timeouts: each(asks({ timeout: 1000 }), returns(path)),
 	late: { "message": slow(path, 1100)(asks({ timeout: 1000 })["message"]) },
 	leaving: each(leaves, leaving(path, f => message(f))),
 	"leaving-told": each({ "message stream": leaves["message stream"] }, leaving(path, f => message(f), { told: true })),

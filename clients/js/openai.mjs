@@ -38,7 +38,7 @@ await run({
 	shed: each(streams, shed(path)),
 	returns: { ...each(asks(), returns(path)), "response": returns(path)(f => client(f, 2).responses.create({ model: "m", input: "Say hello." })) },
 	"returns-once": { "chat": returns(path)(asks()["chat"]) },
-	timeouts: each(asks({ timeout: 1900 }), returns(path)),
+	timeouts: each(asks({ timeout: 1000 }), returns(path)),
 	late: { "chat": slow(path, 1100)(asks({ timeout: 1000 })["chat"]) },
 	leaving: each(leaves, leaving(path, f => chat(f))),
 	"leaving-told": each({ "chat stream": leaves["chat stream"], "response stream": leaves["response stream"] }, leaving(path, f => chat(f), { told: true })),

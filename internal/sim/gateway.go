@@ -11,7 +11,7 @@ import (
 )
 
 // epoch is when every run starts, on the scheduler's clock.
-var epoch = time.Unix(1_700_000_000, 0)
+func epoch() time.Time { return time.Unix(1_700_000_000, 0) }
 
 // Weir is this project's admission.Scheduler. It knows of the engine what its
 // answers show, or, where metrics is not 0, also what it publishes, as it was at
@@ -44,7 +44,7 @@ type weirGate struct {
 	attempts  map[*admission.Item]*attempt // that are not over
 }
 
-func (g *weirGate) now() time.Time { return epoch.Add(g.w.now) }
+func (g *weirGate) now() time.Time { return epoch().Add(g.w.now) }
 
 func (g *weirGate) submit(a *attempt) {
 	r, c := a.req, a.req.client

@@ -1,0 +1,109 @@
+package admission
+
+import (
+	"math"
+	"time"
+)
+
+// rate is how fast the targets work.
+type rate struct {
+	served float64   // since the last tick
+	began  time.Time // since when something waits; zero: nothing does
+	busy   time.Duration
+
+	perSecond float64       // cost, while there was always something to do; 0: not known
+	fastest   [64]float64   // seconds of the fastest request lately, by the power of two of its cost; 0: not known
+	usual     time.Duration // of a request
+
+	expected, used float64 // cost of the requests that ended lately, as estimated and as it was
+}
+
+// learnt is how much of what is known of estimates counts after another request.
+const learnt = 0.98
+
+// learn takes in what a request has cost, beside what was expected of it.
+func (r *rate) learn(used, expected float64) {
+	r.expected = learnt*r.expected + expected
+	r.used = learnt*r.used + used
+}
+
+func (r *rate) waits(now time.Time) { r.began = now }
+
+func (r *rate) empty(now time.Time) {
+	r.busy += now.Sub(r.began)
+	r.began = time.Time{}
+}
+
+// saturated is the share of a second in which something must have waited for its
+// work to say what the targets can do.
+const saturated = 0.5
+
+// tick learns from the time since the last one. While there is not enough to do,
+// what is done says nothing, unless it is more than was thought to be possible.
+func (r *rate) tick(since time.Duration, now time.Time) {
+	for i := range r.fastest {
+		r.fastest[i] *= math.Pow(fading, since.Seconds())
+	}
+	if !r.began.IsZero() {
+		r.busy += now.Sub(r.began)
+		r.began = now
+	}
+	if since > longestStep { // the process was stopped, or had nothing to do
+		r.served, r.busy = 0, 0
+		return
+	}
+	did := r.served / since.Seconds()
+	full := float64(r.busy) >= saturated*float64(since)
+	r.served, r.busy = 0, 0
+	switch {
+	case !full && did <= r.perSecond, did <= 0:
+	case r.perSecond == 0:
+		if full {
+			r.perSecond = did
+		}
+	default:
+		r.perSecond += (did - r.perSecond) / 5
+	}
+}
+
+func (r *rate) took(d time.Duration, cost float64) {
+	if r.usual == 0 {
+		r.usual = d
+	}
+	r.usual += (d - r.usual) / 8
+	if f := &r.fastest[costClass(cost)]; *f == 0 || d.Seconds() < *f {
+		*f = d.Seconds()
+	} else {
+		*f += (d.Seconds() - *f) / 16
+	}
+}
+
+// takes is the least time that q will take, as far as is known. It is for refusing
+// what cannot be in time, so it must not be too long.
+func (r *rate) takes(q *Request) time.Duration {
+	return seconds(r.fastest[costClass(q.cost())])
+}
+
+// wait is how long an expected cost takes with a portion of the targets' work.
+// Estimates are often wrong, and then all in the same way.
+func (r *rate) wait(cost, portion float64) (time.Duration, bool) {
+	if r.perSecond <= 0 || portion <= 0 {
+		return 0, false
+	}
+	if r.expected > 0 {
+		cost *= r.used / r.expected
+	}
+	return seconds(cost / (portion * r.perSecond)), true
+}
+
+// seconds is a duration, bounded.
+func seconds(s float64) time.Duration { return time.Duration(min(s, 1e9) * float64(time.Second)) }
+
+// fading is what a second leaves of the fastest times. They are for refusing, and
+// who is refused is not measured: where they are too long, they must get shorter by
+// themselves.
+const fading = 0.98
+
+// costClass is the power of two of cost. What one cost takes says nothing of another:
+// a model has a first step, and a start that is cold.
+func costClass(cost float64) int { return min(max(math.Ilogb(max(cost, 1)), 0), 63) }
