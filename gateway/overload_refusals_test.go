@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/gateway"
@@ -107,7 +108,7 @@ func isAnthropicError(a answer) bool {
 	return json.Unmarshal([]byte(a.body), &p) == nil && p.Type == "error" && p.Error.Message != "" && p.Error.Type != ""
 }
 
-// The queue of tickets holds four: two of u0's, two of u1's.
+// The queue is full with two requests of u0 and two of u1.
 func TestATicketLetsItsRequestInBeforeOthersOfItsCaller(t *testing.T) {
 	t.Parallel()
 	d := newDesk()
@@ -258,4 +259,23 @@ routes: [{match: {path: /*}, upstream: u}]
 	if a := third.got(); !a.is(200, "x") {
 		t.Error(a)
 	}
+}
+
+func TestAStaleAnswerStandsInForARefusal(t *testing.T) {
+	t.Parallel()
+	d := newDesk()
+	w := site{ttl: "1ms", cache: ", stale_if_error: 1h", upstream: ", concurrency: 1, queue: {max: 0}"}.start(t, d)
+	first := w.later("POST", "/x", `{"x":1}`)
+	d.next(t).ends("stored")
+	first.got()
+	pass(20 * time.Millisecond)
+	other := w.later("POST", "/x", `{"x":2}`)
+	running := d.next(t)
+	if a := w.send("POST", "/x", `{"x":1}`); !a.is(200, "stored") {
+		t.Error(a)
+	}
+	d.nobody(t)
+	running.ends("x")
+	other.got()
+	w.isIdle()
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/inferweir/weir/gateway"
 )
 
-// speaking is an upstream with one place for WebSockets, and a route without them.
+// sockets is an upstream with one place for WebSockets, and a route without them.
 const sockets = `
 callers: {keys: KEYS}
 plans: {default: {policies: [{name: r, quota: 3, window: 1h}, {name: slots, concurrent: 2}]}}

@@ -207,13 +207,37 @@ func TestABreakerLetsOneTrialThrough(t *testing.T) {
 	v.does(func(rw http.ResponseWriter) { rw.WriteHeader(500) })
 	v.ends("")
 	fails.got()
-	done := make(chan []answer, 1)
-	go func() { done <- atOnce(5, func(int) answer { return w.send("GET", "/", "") }) }()
-	trial := d.next(t)
-	w.waits(4)
+	refused := func(a answer) {
+		t.Helper()
+		if a.status != 503 || a.header.Get("Retry-After") == "" {
+			t.Errorf("%v %v", a.header, a)
+		}
+	}
+	var q *request
+	var trial *visit
+	for trial == nil { // until its time has come
+		q = w.later("GET", "/", "")
+		select {
+		case trial = <-d.visits:
+			trial.t = t
+		case a := <-q.answer:
+			refused(a)
+		case <-time.After(eventually):
+			t.Fatal("a request is neither sent nor refused")
+		}
+	}
+	for _, a := range atOnce(5, func(int) answer { return w.send("GET", "/", "") }) {
+		refused(a)
+	}
 	d.nobody(t)
 	trial.ends("x")
-	d.inOrder(t, 4)
+	if a := q.got(); !a.is(200, "x") {
+		t.Error(a)
+	}
+	w.shows(0, "weir_upstream_targets_closed")
+	done := make(chan []answer, 1)
+	go func() { done <- atOnce(5, func(int) answer { return w.send("GET", "/", "") }) }()
+	d.inOrder(t, 5)
 	for _, a := range after(t, "the answers", done) {
 		if !a.is(200, "x") {
 			t.Error(a)
