@@ -31,6 +31,7 @@ type Item struct {
 	streamed   bool
 	last       time.Time // when the last token came
 	settled    bool
+	socket     bool // its connection became one
 
 	ready chan struct{} // of a Queue: closed when it is decided
 }

@@ -61,6 +61,18 @@ func (s *Scheduler) open(r *Request) *group {
 	return g
 }
 
+// Switched is called when the item's connection becomes a socket: see Slot.Switched.
+func (s *Scheduler) Switched(it *Item, now time.Time) {
+	if it.state != running || it.socket || it.group != nil {
+		return
+	}
+	it.socket = true
+	t := s.targets[it.target]
+	t.running--
+	t.sockets++
+	s.dispatch(now)
+}
+
 // Seal ends the time in which others may share it's place.
 func (s *Scheduler) Seal(it *Item) {
 	if it.group != nil {
@@ -100,6 +112,10 @@ func (s *Scheduler) release(it *Item) {
 			return
 		}
 		s.seal(g)
+	}
+	if it.socket {
+		t.sockets--
+		return
 	}
 	t.running--
 }
@@ -165,15 +181,17 @@ func (s *Scheduler) Done(it *Item, result Result, now time.Time) {
 	t, c, r := s.targets[it.target], it.caller, &it.request
 	took := max(now.Sub(it.dispatched), 0)
 	s.release(it)
-	if result != Unused {
+	switch {
+	case it.socket:
+	case result != Unused:
 		t.ended(r.Kind, took, result, it.produced, it.cost, it.streamed)
-	} else {
+	default:
 		t.use(t.running, t.tokens)
 	}
 	if !it.settled {
 		s.reckon(it, result)
 	}
-	if result == OK {
+	if result == OK && !it.socket {
 		s.rate.took(took, it.cost)
 	}
 	c.running--

@@ -128,6 +128,17 @@ func (q *Queue) hurryLocked() {
 	}
 }
 
+// Refuse gives r the refusal, with an appointment of its own, of a request that it
+// waited for elsewhere and that was refused.
+func (q *Queue) Refuse(r Request, reason Reason) *Slot {
+	slot := &Slot{queue: q, item: Item{request: r, target: -1}}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.scheduler.Refuse(&slot.item, reason, time.Now())
+	slot.item.ready = q.decided
+	return slot
+}
+
 // Ready is closed once it is decided whether there is a place: see Err.
 func (s *Slot) Ready() <-chan struct{} { return s.item.ready }
 
@@ -210,6 +221,15 @@ func (s *Slot) Seal() {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
 	s.queue.scheduler.Seal(&s.item)
+}
+
+// Switched is called when the connection becomes a socket, which has no end that
+// tells anything of the target. An adaptive limit is then for the other requests; the
+// bound of all, sockets too, is Limits.Max. A fixed limit is for both.
+func (s *Slot) Switched() {
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	s.queue.scheduler.Switched(&s.item, time.Now())
 }
 
 // FirstToken is called when the first token of a streamed answer is there.

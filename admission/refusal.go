@@ -79,6 +79,20 @@ func (s *Scheduler) refuse(it *Item, reason Reason, until, now time.Time) {
 	s.decided(it)
 }
 
+// Refuse refuses it as another one was refused that it waited for. It has an
+// appointment of its own.
+func (s *Scheduler) Refuse(it *Item, reason Reason, now time.Time) {
+	if it.state != fresh {
+		return
+	}
+	s.arrive(it, now)
+	until := time.Time{}
+	if !s.anyOpen(now) {
+		until = s.opensAt(now)
+	}
+	s.refuse(it, reason, until, now)
+}
+
 // appoint says when it is to come back. Each of a caller's refused requests has a
 // time of its own, apart by what the caller's share of the targets needs for one.
 // One that comes back too early keeps the time that it has.
@@ -118,6 +132,9 @@ func (s *Scheduler) Ticket(it *Item, digest [32]byte) string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
+// MaxTicket is the longest that a ticket is.
+const MaxTicket = 64
+
 // signed is how many bytes of a signature a ticket has: who guesses one gains a
 // place in his own line.
 const signed = 16
@@ -132,7 +149,7 @@ func (s *Scheduler) sign(slot []byte, caller string, digest [32]byte) []byte {
 
 // slotOf reads the ticket of r: the time of its appointment, to the millisecond.
 func (s *Scheduler) slotOf(r *Request) (time.Time, bool) {
-	if r.Ticket == "" || len(r.Ticket) > 64 {
+	if r.Ticket == "" || len(r.Ticket) > MaxTicket {
 		return time.Time{}, false
 	}
 	b, err := base64.RawURLEncoding.DecodeString(r.Ticket)

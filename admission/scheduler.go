@@ -73,6 +73,7 @@ type target struct {
 	*limiter
 	weight  float64
 	running int     // places taken
+	sockets int     // beside those, by sockets
 	tokens  int64   // held in its key-value cache, as far as is known
 	prefill int64   // of prompts that have no first token yet
 	items   int     // requests there
@@ -404,7 +405,11 @@ func (t *target) room(r *Request, share float64) bool {
 	switch {
 	case t.items == 0:
 		return true
-	case float64(t.running+1) > math.Ceil(math.Floor(t.seats())*share):
+	case float64(t.running+t.sockets+1) > t.most/t.parts:
+		return false
+	case t.items == t.sockets && !t.fixed:
+		return true
+	case float64(t.running+t.socketsInLimit()+1) > math.Ceil(math.Floor(t.seats())*share):
 		return false
 	case !r.hasTokens():
 		return true
@@ -412,6 +417,14 @@ func (t *target) room(r *Request, share float64) bool {
 		return false
 	}
 	return t.prefill == 0 || float64(t.prefill+r.Input) <= t.limiter.prefill()
+}
+
+// socketsInLimit is how many sockets count where the limit is fixed.
+func (t *target) socketsInLimit() int {
+	if t.fixed {
+		return t.sockets
+	}
+	return 0
 }
 
 // run puts it on a target, alone or in a group.

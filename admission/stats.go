@@ -30,7 +30,7 @@ func (s *Scheduler) Stats() Stats {
 		st.Waiting[i] = s.lines[i].queued
 	}
 	for _, t := range s.targets {
-		st.Targets = append(st.Targets, TargetStats{Running: t.running, Limit: t.seats(), Tokens: t.tokens, TokenLimit: t.limiter.tokens()})
+		st.Targets = append(st.Targets, TargetStats{Running: t.running + t.sockets, Limit: t.seats(), Tokens: t.tokens, TokenLimit: t.limiter.tokens()})
 	}
 	return st
 }

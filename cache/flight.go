@@ -37,6 +37,17 @@ func (g *flights[K, V]) join(ctx context.Context, key K) (f *flight[K, V], leade
 	return g.startLocked(ctx, key), true
 }
 
+// follow adds a member to the flight of key, or returns nil if there is none.
+func (g *flights[K, V]) follow(key K) *flight[K, V] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f := g.running[key]
+	if f != nil {
+		f.members++
+	}
+	return f
+}
+
 // lead starts the flight of key, or returns nil if one is running.
 func (g *flights[K, V]) lead(ctx context.Context, key K) *flight[K, V] {
 	g.mu.Lock()

@@ -18,8 +18,7 @@ import (
 // key could not be shared: waiting for one that cannot be shared either would only
 // make requests queue up.
 func (l *Lookup) Join(ctx context.Context) (answered bool, err error) {
-	if !l.Keyed() || l.cache.options.NoCoalesce || l.wishes.noCache || l.partial || l.wishes.maxAge == 0 ||
-		l.request.HTTP.Method == http.MethodHead || l.cache.alone.has(l.flightKey(), l.now) {
+	if !l.joins() {
 		return false, nil
 	}
 	l.flight, l.leads = l.cache.flights.join(ctx, l.flightKey())
@@ -34,6 +33,25 @@ func (l *Lookup) Join(ctx context.Context) (answered bool, err error) {
 	// Another flight may have ended between the look-up and now: its answer is
 	// in the store before its flight is gone.
 	return l.lookAgain() || l.joinElsewhere(), nil
+}
+
+// Follow is Join for a request that others cannot wait for, because its own time may
+// be over before its answer is there: it waits for one that is running here, and
+// otherwise goes alone.
+func (l *Lookup) Follow(ctx context.Context) (answered bool, err error) {
+	if !l.joins() {
+		return false, nil
+	}
+	if l.flight = l.cache.flights.follow(l.flightKey()); l.flight == nil {
+		return false, nil
+	}
+	return l.wait(ctx)
+}
+
+// joins reports whether the request may have another one's answer.
+func (l *Lookup) joins() bool {
+	return l.Keyed() && !l.cache.options.NoCoalesce && !l.wishes.noCache && !l.partial && l.wishes.maxAge != 0 &&
+		l.request.HTTP.Method != http.MethodHead && !l.cache.alone.has(l.flightKey(), l.now)
 }
 
 // wait is what a follower does.

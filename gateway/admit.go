@@ -20,14 +20,24 @@ import (
 // ticketField carries the ticket of a refused request out, and back at its time.
 const ticketField = "X-Queue-Ticket"
 
-// seat is a place at a target, for one attempt.
-type seat struct{ slot *admission.Slot }
+// seat is a place at a target, for one attempt. own says that the request has its
+// caller's own key at the upstream.
+type seat struct {
+	slot *admission.Slot
+	own  bool
+}
 
 // Target implements upstream.Seat.
 func (s seat) Target() int { return s.slot.Target() }
 
 // End implements upstream.Seat.
-func (s seat) End(e upstream.Event) { s.slot.Done(resultOf(e)) }
+func (s seat) End(e upstream.Event) {
+	result := resultOf(e)
+	if s.own && e.Result == upstream.ResultOK && e.Status == http.StatusTooManyRequests {
+		result = admission.ClientError // what is said to somebody's own key concerns nobody else
+	}
+	s.slot.Done(result)
+}
 
 // resultOf gives the end of an attempt in the queue's words.
 func resultOf(e upstream.Event) admission.Result {
@@ -67,16 +77,20 @@ func (s seats) Seat(ctx context.Context, tried []int, wait bool) (upstream.Seat,
 		if err != nil {
 			return nil, err
 		}
-		return seat{slot}, nil
+		return x.seat(slot), nil
 	}
 	slot, err := x.chosen.upstream.queue.Acquire(ctx, r)
 	if refusal, ok := errors.AsType[*admission.Refusal](err); ok {
-		return nil, x.shed(refusal, "")
+		return nil, x.problemOf(refusal) // which may be asked when the exchange is over
 	}
 	if err != nil {
 		return nil, err
 	}
-	return seat{slot}, nil
+	return x.seat(slot), nil
+}
+
+func (x *exchange) seat(slot *admission.Slot) seat {
+	return seat{slot: slot, own: hasOwnKey(x.r.Header, x.chosen.upstream.fields)}
 }
 
 // admit waits for a place at one of the upstream's targets, for a request that goes
@@ -93,8 +107,8 @@ func (x *exchange) admit(ctx context.Context, fields http.Header) (*admission.Sl
 		x.place = slot
 		return slot, nil
 	}
-	if refusal, ok := errors.AsType[*admission.Refusal](err); ok {
-		return nil, x.shed(refusal, slot.Ticket(x.digest()))
+	if errors.Is(err, slot.Err()) {
+		return nil, x.refused(slot)
 	}
 	return nil, fmt.Errorf("upstream %s: %w", x.chosen.upstream.name, err)
 }
@@ -121,7 +135,10 @@ func (x *exchange) await(ctx context.Context, slot *admission.Slot) error {
 			slot.Leave()
 			return ctx.Err()
 		case <-beat:
-			x.sayQueued()
+			if err := x.sayQueued(); err != nil {
+				slot.Leave()
+				return err
+			}
 		}
 	}
 }
@@ -142,7 +159,7 @@ func (x *exchange) want(fields http.Header) *admission.Request {
 	}
 	r.Batch = x.batchKey(fields)
 	r.WaitUntil, r.Deadline = x.deadlines()
-	if x.ticket != "" {
+	if x.ticket != "" && len(x.ticket) <= admission.MaxTicket {
 		r.Ticket, r.Digest = x.ticket, x.digest()
 	}
 	if x.chosen.upstream.config.Balance == balancePrefix {
@@ -180,10 +197,23 @@ func (x *exchange) digest() [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// shed is the refusal of a request that the queue has no place for.
-func (x *exchange) shed(r *admission.Refusal, ticket string) *weir.Problem {
+// refused is the refusal of the request by the queue.
+func (x *exchange) refused(slot *admission.Slot) error {
+	refusal, ok := errors.AsType[*admission.Refusal](slot.Err())
+	if !ok {
+		return slot.Err()
+	}
+	x.shedFor = string(refusal.Reason)
+	p := x.problemOf(refusal)
+	if refusal.Booked {
+		p.Header = http.Header{ticketField: {slot.Ticket(x.digest())}}
+	}
+	return p
+}
+
+// problemOf says to the client why the queue has no place.
+func (x *exchange) problemOf(r *admission.Refusal) *weir.Problem {
 	u := x.chosen.upstream
-	x.shedFor = string(r.Reason)
 	p := &weir.Problem{
 		Status:     u.config.Queue.Status,
 		Type:       weir.TypeReducedCapacity,
@@ -204,9 +234,6 @@ func (x *exchange) shed(r *admission.Refusal, ticket string) *weir.Problem {
 		p.RetryAfter = time.Second
 	default:
 		p.Detail = fmt.Sprintf("The model is busy: this request would have waited for too long. Try again in %s.", wait(r.RetryAfter))
-	}
-	if ticket != "" {
-		p.Header = http.Header{ticketField: {ticket}}
 	}
 	if r.RetryAfter > time.Minute && x.chosen.config.RespondAsync != "" && x.chosen.config.RespondAsync != "never" {
 		p.Detail += " Or send it with Prefer: respond-async and fetch the answer later."

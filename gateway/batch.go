@@ -50,6 +50,7 @@ func (x *exchange) batchKey(out http.Header) string {
 	k := cache.NewKeyHash()
 	k.Add(x.chosen.name)
 	k.Add(x.r.Method)
+	k.Add(x.r.Host)
 	k.Add(x.r.URL.EscapedPath())
 	k.Add(x.r.URL.RawQuery)
 	k.AddFields(out)
@@ -66,7 +67,7 @@ func (x *exchange) batchKey(out http.Header) string {
 // its place.
 func (x *exchange) exchangeWith(ctx context.Context, slot *admission.Slot, out *http.Request) (*http.Response, error) {
 	u := x.chosen.upstream
-	call := upstream.Call{Seat: seat{slot}, Seats: seats{x}, Prefix: x.wants.Prefix, Stream: x.call.Stream}
+	call := upstream.Call{Seat: x.seat(slot), Seats: seats{x}, Prefix: x.wants.Prefix, Stream: x.call.Stream}
 	if slot.Shared() == 0 {
 		return u.pool.Send(ctx, out, call)
 	}

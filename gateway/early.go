@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/inferweir/weir"
 )
@@ -19,8 +21,17 @@ func (x *exchange) canWait() bool {
 	return x.call.Stream && x.call.Endpoint != "" && x.chosen.upstream.dialect.Events() && !x.refreshing && x.r.Method == http.MethodPost
 }
 
+// sayingTakes is how long a client has to take a comment. It may be given its place
+// meanwhile, which nobody uses before it has.
+const sayingTakes = time.Second
+
+// errTakesNothing is why a request is given up that has no room for a comment.
+var errTakesNothing = errors.New("the client takes nothing")
+
 // sayQueued sends a comment, and before the first the head.
-func (x *exchange) sayQueued() {
+func (x *exchange) sayQueued() error {
+	out := http.NewResponseController(x.w)
+	_ = out.SetWriteDeadline(time.Now().Add(sayingTakes)) // not every writer has deadlines
 	if !x.early {
 		h := x.w.Header()
 		h["Content-Type"] = []string{"text/event-stream"}
@@ -28,10 +39,13 @@ func (x *exchange) sayQueued() {
 		x.w.WriteHeader(http.StatusOK)
 		x.early = true
 	}
-	// A client that has left is noticed elsewhere.
-	n, _ := io.WriteString(x.w, ": queued\n\n")
+	n, err := io.WriteString(x.w, ": queued\n\n")
 	x.w.comments += int64(n)
-	_ = http.NewResponseController(x.w).Flush()
+	if err := errors.Join(err, out.Flush()); err != nil {
+		return fmt.Errorf("%w: %w", errTakesNothing, err)
+	}
+	_ = out.SetWriteDeadline(x.started.Add(x.setup.answerTimeout))
+	return nil
 }
 
 // tellEarly tells of p in a stream that has begun.

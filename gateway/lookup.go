@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
+	"github.com/inferweir/weir/admission"
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/telemetry"
 )
@@ -81,16 +83,27 @@ func (x *exchange) serveStored() {
 // answer, which costs nothing. Otherwise others may wait for this one, unless it may
 // be broken off: they have more time.
 func (x *exchange) join() (answered bool, err error) {
-	if x.waits.whole > 0 {
-		return false, nil
-	}
 	begin := time.Now()
-	answered, err = x.look.Join(x.r.Context())
+	if x.waits.whole > 0 {
+		answered, err = x.look.Follow(x.r.Context())
+	} else {
+		answered, err = x.look.Join(x.r.Context())
+	}
 	x.timings.Add(telemetry.PhaseCache, time.Since(begin))
 	if answered && err == nil {
 		x.serveStored()
 	}
+	if refusal, ok := errors.AsType[*admission.Refusal](err); ok {
+		err = x.refusedToo(refusal.Reason)
+	}
 	return answered, err
+}
+
+// refusedToo is the refusal of a request that waited for another one, which was
+// refused: it has an appointment of its own.
+func (x *exchange) refusedToo(reason admission.Reason) error {
+	x.wants = x.want(x.r.Header)
+	return x.refused(x.chosen.upstream.queue.Refuse(*x.wants, reason))
 }
 
 // refresh makes a stale answer anew in the background, at the expense of whoever

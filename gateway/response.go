@@ -48,6 +48,9 @@ func (w *response) WriteHeader(status int) {
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, in, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
+		if w.exchange.place != nil {
+			w.exchange.place.Switched()
+		}
 		w.status, w.firstByte = http.StatusSwitchingProtocols, time.Since(w.exchange.started)
 		w.exchange.setFields(w.Header())
 	}

@@ -46,6 +46,7 @@ type upstreamSetup struct {
 	dialect *dialect.Dialect
 	bases   []string // the paths before the request's, each once; at least one
 	config  config.Upstream
+	fields  http.Header      // that replace the callers'
 	queue   *admission.Queue // nil where pool is
 	counts  *queueCounts
 	batcher *upstream.Batcher[*dialect.Call] // nil: calls go alone
@@ -160,7 +161,10 @@ func (g *Gateway) buildUpstream(s *setup, name string, u config.Upstream) error 
 	if err != nil {
 		return fmt.Errorf("upstreams.%s: %w", name, err)
 	}
-	us := &upstreamSetup{name: name, dialect: d, config: u, counts: newQueueCounts()}
+	us := &upstreamSetup{name: name, dialect: d, config: u, fields: http.Header{}, counts: newQueueCounts()}
+	for name, value := range u.SetHeaders {
+		us.fields.Set(name, value)
+	}
 	if us.queue, err = g.newQueue(us, s.config); err != nil {
 		return fmt.Errorf("upstreams.%s: %w", name, err)
 	}

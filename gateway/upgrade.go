@@ -19,8 +19,13 @@ func cannotUpgrade() *weir.Problem {
 
 // mayUpgrade refuses an upgrade that the route does not list.
 func (x *exchange) mayUpgrade(rt *route) error {
-	if x.upgrades && !x.decides && !slices.Contains(rt.config.Upgrade, websocket) {
+	switch {
+	case !x.upgrades || x.decides:
+		return nil
+	case !slices.Contains(rt.config.Upgrade, websocket):
 		return cannotUpgrade()
+	case len(x.body) > 0:
+		return problem(http.StatusBadRequest, "The handshake of a WebSocket has a body of %d bytes: want none.", len(x.body))
 	}
 	return nil
 }
@@ -36,5 +41,6 @@ func (x *exchange) tunnel() error {
 		return err
 	}
 	x.called = true
-	return x.chosen.upstream.pool.Upgrade(x.w, x.r, upstream.Call{Seat: seat{slot}, Seats: seats{x}})
+	x.r.Body, x.r.ContentLength, x.r.TransferEncoding = http.NoBody, 0, nil
+	return x.chosen.upstream.pool.Upgrade(x.w, x.r, upstream.Call{Seat: x.seat(slot), Seats: seats{x}})
 }
