@@ -142,6 +142,10 @@ func (s *server) generate(w http.ResponseWriter, r *http.Request, f form) {
 		writeError(w, http.StatusBadRequest, "BadRequestError", err.Error())
 		return
 	}
+	if s.log != nil {
+		// Before any work, so that the line is there whatever ends this process.
+		fmt.Fprintf(s.log, "%s %q\n", r.URL.Path, j.user)
+	}
 	g, err := s.loop.add(j.user, j.seq)
 	switch {
 	case errors.Is(err, errFull):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -326,4 +327,37 @@ func TestPrefixCache(t *testing.T) {
 	if s := e.stats(); s.CachedTokens != 96 || s.Computed != s.PromptTokens-96 {
 		t.Errorf("%+v", s)
 	}
+}
+
+func TestLog(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	said, out := io.Pipe()
+	var running sync.WaitGroup
+	running.Go(func() {
+		run(ctx, []string{"--listen", "127.0.0.1:0", "--log", fast}, out, io.Discard)
+		_ = out.Close()
+	})
+	defer running.Wait()
+	defer said.Close() // before the wait, for what nobody reads
+	defer stop()
+	lines := bufio.NewScanner(said)
+	lines.Scan()
+	e := &engine{t, strings.TrimPrefix(lines.Text(), "fakeengine serves on ")}
+	for path, body := range map[string]string{
+		"/v1/chat/completions": `{"messages":[{"role":"user","content":"x"}],"user":"one\ntwo"}`,
+		"/v1/completions":      `{"prompt":"x","stream":true,"user":"one\ntwo"}`,
+	} {
+		var client sync.WaitGroup
+		client.Go(func() {
+			if status, text := e.ask(path, body); status != http.StatusOK {
+				t.Errorf("%d %s", status, text)
+			}
+		})
+		lines.Scan()
+		if got, want := lines.Text(), path+` "one\ntwo"`; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+		client.Wait()
+	}
+	http.DefaultClient.CloseIdleConnections()
 }

@@ -63,6 +63,9 @@ func serve(ctx context.Context, o options, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if o.log {
+		s.log = stdout
+	}
 	h.Handler = s.handler()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

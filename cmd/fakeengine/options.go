@@ -35,6 +35,7 @@ type options struct {
 	embedItem        time.Duration
 	prefixCache      bool
 	ignoreDisconnect bool
+	log              bool
 	simulate         bool
 	scenario         string
 	slo              admission.SLO
@@ -76,6 +77,7 @@ func parseOptions(args []string, out io.Writer) (options, error) {
 	f.DurationVar(&o.embedItem, "embed-item", 500*time.Microsecond, "what each input or instance adds to such a call")
 	f.BoolVar(&o.prefixCache, "prefix-cache", false, "prompts that begin as one before it did are not computed again")
 	f.BoolVar(&o.ignoreDisconnect, "ignore-disconnect", false, "go on with a sequence whose client has left")
+	f.BoolVar(&o.log, "log", false, "print the path and the user of each request for text before the engine takes it")
 	f.BoolVar(&o.simulate, "simulate", false, "print how gateways would do in front of this engine, in simulated time, and end")
 	f.StringVar(&o.scenario, "scenario", "", "with --simulate: only the scenarios with this `text` in their name")
 	f.DurationVar(&o.slo.TTFT, "ttft", 2*time.Second, "with --simulate: the `time` to the first token that callers are to get")

@@ -26,6 +26,7 @@ type server struct {
 	prefix *prefixCache // nil: none
 	model  []byte       // its name in JSON
 	ids    atomic.Int64 // the last answer's
+	log    io.Writer    // nil: none
 
 	// calls has a place for the one call of embeddings or predictions that is computed.
 	calls chan struct{}
