@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"math"
 	"math/bits"
 	"time"
 )
@@ -193,11 +194,18 @@ func (l *line) put(i int, it place) {
 	it.caller.at = i
 }
 
+// length is how many places c takes of the queue for its weight. It is places that a
+// full queue lacks: by cost, one long prompt would be more than a flood of short ones.
+func (c *caller) length() float64 { return float64(c.queued) / c.weight }
+
+// lengthUnit makes lengths whole that are parts of one, of callers with much weight.
+const lengthUnit = 1 << 10
+
 // sort puts c where the length of its line belongs.
 func (l *line) sort(c *caller) {
 	b := -1
 	if c.queued > 0 {
-		b = bits.Len64(uint64(c.cost / c.weight))
+		b = bits.Len64(uint64(min(c.length()*lengthUnit, math.MaxInt64/2)))
 		b = min(b, len(l.buckets)-1)
 	}
 	if b == c.bucket {
@@ -231,7 +239,7 @@ func (l *line) sort(c *caller) {
 // mostLooked is how many callers with lines of about one length are compared.
 const mostLooked = 64
 
-// longest is the caller with the most work waiting for its weight: exactly where
+// longest is the caller with the most requests waiting for its weight: exactly where
 // no more than mostLooked have about as much, else one of those.
 func (l *line) longest() *caller {
 	if l.filled == 0 {
@@ -240,7 +248,7 @@ func (l *line) longest() *caller {
 	var longest *caller
 	n := 0
 	for c := l.buckets[bits.Len64(l.filled)-1]; c != nil && n < mostLooked; c = c.next {
-		if longest == nil || c.cost/c.weight > longest.cost/longest.weight {
+		if longest == nil || c.length() > longest.length() {
 			longest = c
 		}
 		n++

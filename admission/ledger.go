@@ -153,12 +153,21 @@ func (s *Scheduler) FirstToken(it *Item, now time.Time) {
 
 // Progress is called when n more tokens have come.
 func (s *Scheduler) Progress(it *Item, n int64, now time.Time) {
+	s.progress(it, n, max(now.Sub(it.last), 0))
+	it.last = now
+}
+
+// Streams is called when an answer comes in parts that are no tokens: how long it
+// takes tells nothing of its target.
+func (s *Scheduler) Streams(it *Item) { it.streamed = true }
+
+// progress is Progress after a gap.
+func (s *Scheduler) progress(it *Item, n int64, gap time.Duration) {
 	if it.state != running || n <= 0 {
 		return
 	}
 	t := s.targets[it.target]
-	t.gap(max(now.Sub(it.last), 0), n)
-	it.last = now
+	t.gap(gap, n)
 	it.produced += n
 	if !it.request.hasTokens() {
 		return // it is measured by the request
@@ -189,10 +198,10 @@ func (s *Scheduler) Done(it *Item, result Result, now time.Time) {
 		t.use(t.running, t.tokens)
 	}
 	if !it.settled {
-		s.reckon(it, result)
+		s.reckon(it, result, took)
 	}
 	if result == OK && !it.socket {
-		s.rate.took(took, it.cost)
+		s.rate.took(took, it)
 	}
 	c.running--
 	s.callers.rest(c, now)
@@ -200,17 +209,29 @@ func (s *Scheduler) Done(it *Item, result Result, now time.Time) {
 }
 
 // reckon counts what was done for an item, of which that is not known exactly.
-func (s *Scheduler) reckon(it *Item, result Result) {
+func (s *Scheduler) reckon(it *Item, result Result, took time.Duration) {
 	r := &it.request
 	switch {
+	case !r.hasTokens() && s.rate.dense > 0 && (result == OK || result == Left):
+		// Beside requests with tokens, it counts for as many as they have in its time.
+		cost := took.Seconds() * s.rate.dense
+		s.addCharge(it, cost-it.charged)
+		if result == OK {
+			s.serve(it, cost-it.served)
+		}
 	case result == OK:
 		if !it.streamed || !r.hasTokens() {
 			s.serve(it, it.cost-it.served)
 		}
 	case result == Left:
-		if r.hasTokens() {
-			s.addCharge(it, Cost(r.Input, r.Cached, it.produced)-it.charged)
+		if !r.hasTokens() {
+			return
 		}
+		made := float64(it.produced)
+		if !it.streamed { // nobody saw what was made of it
+			made = float64(r.Output) * s.rate.done(took)
+		}
+		s.addCharge(it, Cost(r.Input, r.Cached, 0)+outputWeight*made-it.charged)
 	case it.produced == 0:
 		s.addCharge(it, -it.charged) // nothing was done for it
 	}

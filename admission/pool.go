@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -169,7 +170,7 @@ type inPool struct{ pool *Pool }
 // Where f was not run, the error is a *weir.Problem with status 503 that wraps
 // ErrPoolFull or ErrPoolClosed, or it wraps the error of ctx, if that ended first.
 func (p *Pool) Do(ctx context.Context, f func(context.Context) error) error {
-	if ctx.Value(inPool{p}) != nil {
+	if at, ok := ctx.Value(inPool{p}).(*atomic.Bool); ok && at.Load() {
 		return f(ctx)
 	}
 	caller, _ := weir.CallerFrom(ctx)
@@ -195,7 +196,10 @@ func (p *Pool) Do(ctx context.Context, f func(context.Context) error) error {
 		p.release(event.Ran)
 		p.observe(event)
 	}()
-	return f(context.WithValue(ctx, inPool{p}, true))
+	at := new(atomic.Bool) // in the work: a context that is kept for longer is no worker
+	at.Store(true)
+	defer at.Store(false)
+	return f(context.WithValue(ctx, inPool{p}, at))
 }
 
 func (p *Pool) observe(e PoolEvent) {

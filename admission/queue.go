@@ -239,11 +239,20 @@ func (s *Slot) FirstToken() {
 	s.queue.scheduler.FirstToken(&s.item, time.Now())
 }
 
-// Progress is called when n more tokens have come.
-func (s *Slot) Progress(n int64) {
+// Progress is called when n more tokens have come, for which waited was spent waiting
+// for the target: not for the client to take those before.
+func (s *Slot) Progress(n int64, waited time.Duration) {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
-	s.queue.scheduler.Progress(&s.item, n, time.Now())
+	s.queue.scheduler.progress(&s.item, n, waited)
+}
+
+// Streams is called when an answer comes in parts that are no tokens, or not known to
+// be: how long it takes tells nothing of its target.
+func (s *Slot) Streams() {
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	s.queue.scheduler.Streams(&s.item)
 }
 
 // Done gives the place back, once: what comes after the first is nothing.

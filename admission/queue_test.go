@@ -111,7 +111,7 @@ func TestQueueClose(t *testing.T) {
 			slot.Leave()
 			slot.Seal()
 			slot.FirstToken()
-			slot.Progress(1)
+			slot.Progress(1, 0)
 			slot.Settle(weir.Usage{Input: 1})
 			slot.Done(admission.OK)
 		}

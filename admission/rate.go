@@ -11,7 +11,11 @@ type rate struct {
 	began  time.Time // since when something waits; zero: nothing does
 	busy   time.Duration
 
-	perSecond float64       // cost, while there was always something to do; 0: not known
+	perSecond float64 // cost, while there was always something to do; 0: not known
+	did       float64 // what it is the mean of, and of how long
+	lasted    float64
+	dense     float64       // cost a second, of one request with tokens; 0: there was none
+	faded     time.Time     // when fastest was last made shorter
 	fastest   [64]float64   // seconds of the fastest request lately, by the power of two of its cost; 0: not known
 	usual     time.Duration // of a request
 
@@ -40,10 +44,9 @@ const saturated = 0.5
 
 // tick learns from the time since the last one. While there is not enough to do,
 // what is done says nothing, unless it is more than was thought to be possible.
+// Where requests are long nothing ends for seconds, which count as the others do.
 func (r *rate) tick(since time.Duration, now time.Time) {
-	for i := range r.fastest {
-		r.fastest[i] *= math.Pow(fading, since.Seconds())
-	}
+	r.fade(now)
 	if !r.began.IsZero() {
 		r.busy += now.Sub(r.began)
 		r.began = now
@@ -52,35 +55,78 @@ func (r *rate) tick(since time.Duration, now time.Time) {
 		r.served, r.busy = 0, 0
 		return
 	}
-	did := r.served / since.Seconds()
-	full := float64(r.busy) >= saturated*float64(since)
+	did, full := r.served, float64(r.busy) >= saturated*float64(since)
 	r.served, r.busy = 0, 0
-	switch {
-	case !full && did <= r.perSecond, did <= 0:
-	case r.perSecond == 0:
-		if full {
-			r.perSecond = did
-		}
-	default:
-		r.perSecond += (did - r.perSecond) / 5
+	if !full && did <= r.perSecond*since.Seconds() {
+		return
 	}
+	if !full && r.perSecond == 0 {
+		return
+	}
+	// Over at least five seconds, and over several requests.
+	keep := 1 - 1/max(rateSteps, ratePeriods*r.usual.Seconds())
+	r.did = keep*r.did + did
+	r.lasted = keep*r.lasted + since.Seconds()
+	r.perSecond = r.did / r.lasted
 }
 
-func (r *rate) took(d time.Duration, cost float64) {
+const (
+	// rateSteps is the seconds over which the rate is taken, ratePeriods the same as
+	// times of a usual request.
+	rateSteps   = 5
+	ratePeriods = 3
+)
+
+// took takes in how long a request was at its target.
+func (r *rate) took(d time.Duration, it *Item) {
 	if r.usual == 0 {
 		r.usual = d
 	}
 	r.usual += (d - r.usual) / 8
-	if f := &r.fastest[costClass(cost)]; *f == 0 || d.Seconds() < *f {
+	if f := &r.fastest[costClass(it.cost)]; *f == 0 || d.Seconds() < *f {
 		*f = d.Seconds()
 	} else {
 		*f += (d.Seconds() - *f) / 16
 	}
+	if it.request.hasTokens() && d > 0 {
+		dense := it.cost / d.Seconds()
+		if r.dense == 0 {
+			r.dense = dense
+		}
+		r.dense += (dense - r.dense) / 64
+	}
 }
+
+// done is the part of a usual request that is over after d.
+func (r *rate) done(d time.Duration) float64 {
+	if r.usual <= 0 {
+		return 1
+	}
+	return min(d.Seconds()/r.usual.Seconds(), 1)
+}
+
+// fade makes the fastest times shorter as time passes. They are for refusing, and
+// who is refused is not measured: where they are too long, they must get shorter by
+// themselves.
+func (r *rate) fade(now time.Time) {
+	if since := now.Sub(r.faded); !r.faded.IsZero() && since > 0 {
+		by := math.Pow(fading, since.Seconds())
+		for i := range r.fastest {
+			r.fastest[i] *= by
+		}
+	}
+	r.faded = now
+}
+
+// fading is what a second leaves of them.
+const fading = 0.98
 
 // takes is the least time that q will take, as far as is known. It is for refusing
 // what cannot be in time, so it must not be too long.
-func (r *rate) takes(q *Request) time.Duration {
+func (r *rate) takes(q *Request, now time.Time) time.Duration {
+	if now.Sub(r.faded) >= controlEvery {
+		r.fade(now)
+	}
 	return seconds(r.fastest[costClass(q.cost())])
 }
 
@@ -98,11 +144,6 @@ func (r *rate) wait(cost, portion float64) (time.Duration, bool) {
 
 // seconds is a duration, bounded.
 func seconds(s float64) time.Duration { return time.Duration(min(s, 1e9) * float64(time.Second)) }
-
-// fading is what a second leaves of the fastest times. They are for refusing, and
-// who is refused is not measured: where they are too long, they must get shorter by
-// themselves.
-const fading = 0.98
 
 // costClass is the power of two of cost. What one cost takes says nothing of another:
 // a model has a first step, and a start that is cold.

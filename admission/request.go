@@ -73,6 +73,11 @@ func (r *Request) bound() {
 // hasTokens reports whether r is measured in tokens.
 func (r *Request) hasTokens() bool { return r.Input > 0 || r.Output > 0 }
 
+// late reports whether its client has stopped waiting.
+func (r *Request) late(now time.Time) bool {
+	return !r.Deadline.IsZero() && !now.Before(r.Deadline) || !r.WaitUntil.IsZero() && !now.Before(r.WaitUntil)
+}
+
 // cost is what r is expected to cost: in tokens, or in items.
 func (r *Request) cost() float64 {
 	if r.hasTokens() {

@@ -116,7 +116,10 @@ func (s *Scheduler) Submit(it *Item, now time.Time) {
 	s.lines[r.Class].arrived = now
 	patience := s.patience(r, it.caller.queued == 0, now)
 	it.expires = now.Add(patience)
-	if patience > 0 && s.nextIs(r.Class, now) && s.place(it, now) {
+	// What a deadline allows is known by what was measured: where nothing runs, it is
+	// measured again.
+	inTime := patience > 0 || s.running == 0 && !r.late(now)
+	if inTime && s.nextIs(r.Class, now) && s.place(it, now) {
 		return
 	}
 	if reason, until := s.hopeless(it, patience, now); reason != "" {
@@ -164,7 +167,7 @@ func (s *Scheduler) patience(r *Request, alone bool, now time.Time) time.Duratio
 		p = min(p, time.Duration(share*float64(s.options.SLO.TTFT)))
 	}
 	if !r.Deadline.IsZero() {
-		p = min(p, r.Deadline.Sub(now)-s.rate.takes(r))
+		p = min(p, r.Deadline.Sub(now)-s.rate.takes(r, now))
 	}
 	if !r.WaitUntil.IsZero() {
 		p = min(p, r.WaitUntil.Sub(now))
@@ -244,7 +247,7 @@ func (s *Scheduler) makeRoom(it *Item, now time.Time) bool {
 // where that one's line would be longer, nil where it is itself the newest there.
 func (it *Item) longer(longest *caller) *caller {
 	c := it.caller
-	if longest != nil && (c.cost+it.cost)/c.weight < longest.cost/longest.weight {
+	if longest != nil && float64(c.queued+1)/c.weight < longest.length() {
 		return longest
 	}
 	if it.returns && c.last != nil && !c.last.returns {

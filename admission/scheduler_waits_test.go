@@ -20,7 +20,7 @@ func TestSchedulerFullQueue(t *testing.T) {
 		want     string
 	}{
 		{"the newest of the longest line makes room", 4, "a1 a2 a3 b1", "b2", nil, "a3 queue_full"},
-		{"the longest by cost, not by number", 4, "a1 a2 a3 b1", "b2", []func(*admission.Request){output(50)}, "b2 queue_full"},
+		{"the longest by number, not by cost", 4, "a1 a2 a3 b1", "b2", []func(*admission.Request){output(50)}, "a3 queue_full"},
 		{"the newcomer does where its line would be the longest", 4, "a1 a2 a3 b1", "a4", nil, "a4 queue_full"},
 		{"lines count by weight", 4, "a1 a2 a3 b1", "b2", []func(*admission.Request){weight(1)}, "a3 queue_full"},
 		{"one that comes back drives out a newer one of its caller", 4, "a1 a2 a3 b1", "a4", []func(*admission.Request){func(r *admission.Request) { r.Tried = []int{0} }}, "a3 queue_full"},
@@ -195,9 +195,12 @@ func TestSchedulerEndsWaits(t *testing.T) {
 // learned is a world with one place that works off a cost of 1000 in a second, and
 // has been seen to.
 func learned(t *testing.T, o admission.Options) *world {
-	w := newWorld(t, o)
+	w, most := newWorld(t, o), 3
+	if o.MaxQueue > 0 {
+		most = min(most, o.MaxQueue)
+	}
 	for range 30 {
-		for w.Stats().Waiting[admission.Standard] < 3 {
+		for w.Stats().Waiting[admission.Standard] < most {
 			w.ask("w1", output(50))
 		}
 		w.pass(100 * time.Millisecond)
@@ -251,8 +254,10 @@ func TestSchedulerRefusesWhatWouldWaitForTooLong(t *testing.T) {
 			w.want("") // what others wait for does not keep it away
 		})
 	}
-	t.Run("what cannot be ready by its deadline is refused, even by a target that does nothing", func(t *testing.T) {
+	t.Run("what cannot be ready by its deadline is refused, unless nothing runs", func(t *testing.T) {
 		w := learned(t, o)
+		w.ask("b1", output(50), func(r *admission.Request) { r.Deadline = w.now.Add(50 * time.Millisecond) })
+		w.want("b1")
 		items := w.ask("a1", output(50), func(r *admission.Request) { r.Deadline = w.now.Add(50 * time.Millisecond) })
 		w.want("a1 deadline")
 		if r := *items[0].Refusal(); r != (admission.Refusal{Reason: admission.DeadlineTooClose}) {
@@ -261,6 +266,7 @@ func TestSchedulerRefusesWhatWouldWaitForTooLong(t *testing.T) {
 		if got := w.Ticket(items[0], [32]byte{}); got != "" {
 			t.Errorf("ticket %q, want none", got)
 		}
+		w.done(admission.OK)
 		w.ask("a2", output(50), func(r *admission.Request) { r.Deadline = w.now.Add(110 * time.Millisecond) })
 		w.ask("a3", func(r *admission.Request) { r.Deadline = w.now })
 		w.want("a2, a3 deadline")
@@ -337,8 +343,9 @@ func TestSchedulerClock(t *testing.T) {
 			w.saw()
 			w.pass(time.Nanosecond)
 			w.want("b1 expired")
-			if got := w.Stats().Rate; got < 900 || got > 1100 {
-				t.Errorf("a rate of %v afterwards, want about 1000", got)
+			// Nothing ended in all of that time.
+			if got := w.Stats().Rate; got <= 0 || got > 100 {
+				t.Errorf("a rate of %v afterwards, want little of 1000", got)
 			}
 			r := w.ask("k1")[0]
 			w.pass(10 * time.Second)
@@ -390,4 +397,35 @@ func TestSchedulerClock(t *testing.T) {
 			w.want("a1 expired")
 		}
 	})
+}
+
+func TestSchedulerRateOfLongRequests(t *testing.T) {
+	o := places(16)
+	o.MaxQueue = 64
+	w := newWorld(t, o)
+	type end struct {
+		it *admission.Item
+		at time.Time
+	}
+	var ends []end
+	seen := 0
+	for range 200 * 10 {
+		for range 8 {
+			if w.Stats().Waiting[admission.Standard] < 8 {
+				w.ask("a1")
+			}
+		}
+		for ; seen < len(w.running); seen++ {
+			ends = append(ends, end{w.running[seen], w.now.Add(20 * time.Second)})
+		}
+		w.pass(100 * time.Millisecond)
+		for len(ends) > 0 && !w.now.Before(ends[0].at) {
+			w.Done(ends[0].it, admission.OK, w.now)
+			ends = ends[1:]
+		}
+		w.saw()
+	}
+	if got, want := w.Stats().Rate, 16.0/20; got < 0.7*want || got > 1.3*want {
+		t.Errorf("16 places, calls of 20 s: a rate of %.2f a second, want %.2f", got, want)
+	}
 }

@@ -252,12 +252,15 @@ func wait(d time.Duration) string {
 // metered tells the queue when the tokens of a stream come.
 type metered struct {
 	io.ReadCloser
-	slot *admission.Slot
-	mark []byte // the end of an event
-	any  bool
+	slot   *admission.Slot
+	lines  bool // each is an event
+	inLine bool // the last byte was not the end of one
+	any    bool
+	waited time.Duration // for the target, since the last token
 }
 
-// meter has the queue told of the tokens of resp, if it is a stream.
+// meter has the queue told of the tokens of resp, if it is a stream of a model's. Of
+// other streams nobody knows what their pauses mean.
 func (x *exchange) meter(resp *http.Response) {
 	at, ok := upstream.SeatOf(resp).(seat)
 	if !ok {
@@ -265,31 +268,50 @@ func (x *exchange) meter(resp *http.Response) {
 	}
 	x.place = at.slot
 	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
-	m := &metered{ReadCloser: resp.Body, slot: at.slot}
-	switch strings.TrimSpace(kind) {
-	case "text/event-stream":
-		m.mark = []byte("\n\n")
-	case "application/x-ndjson":
-		m.mark = []byte("\n")
+	kind = strings.TrimSpace(kind)
+	switch {
+	case kind != "text/event-stream" && kind != "application/x-ndjson":
+	case x.call.Endpoint == "" || !x.call.Generates():
+		at.slot.Streams()
 	default:
-		return
+		resp.Body = &metered{ReadCloser: resp.Body, slot: at.slot, lines: kind != "text/event-stream"}
 	}
-	resp.Body = m
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. The time that the client takes between two reads is not
+// the target's.
 func (m *metered) Read(p []byte) (int, error) {
+	began := time.Now()
 	n, err := m.ReadCloser.Read(p)
-	if n > 0 {
-		events := int64(max(bytes.Count(p[:n], m.mark), 1))
-		if !m.any {
-			m.any = true
-			m.slot.FirstToken()
-			events--
-		}
-		m.slot.Progress(events)
+	m.waited += time.Since(began)
+	tokens := m.tokens(p[:n])
+	if tokens == 0 {
+		return n, err
 	}
+	if !m.any {
+		m.any = true
+		m.slot.FirstToken()
+		tokens--
+	}
+	m.slot.Progress(tokens, m.waited)
+	m.waited = 0
 	return n, err
+}
+
+// tokens is how many events with data begin in p: comments are none. Where a token
+// has several events, or an event several tokens, that is set right at the end.
+func (m *metered) tokens(p []byte) (n int64) {
+	for len(p) > 0 {
+		if !m.inLine && (m.lines || bytes.HasPrefix(p, []byte("data"))) {
+			n++
+		}
+		end := bytes.IndexByte(p, '\n')
+		if m.inLine = end < 0; m.inLine {
+			return n
+		}
+		p = p[end+1:]
+	}
+	return n
 }
 
 // settlePlace sets right what the caller's share of the queue was charged, once it is

@@ -68,7 +68,7 @@ func (x *exchange) batchKey(out http.Header) string {
 func (x *exchange) exchangeWith(ctx context.Context, slot *admission.Slot, out *http.Request) (*http.Response, error) {
 	u := x.chosen.upstream
 	call := upstream.Call{Seat: x.seat(slot), Seats: seats{x}, Prefix: x.wants.Prefix, Stream: x.call.Stream}
-	if slot.Shared() == 0 {
+	if u.batcher == nil || x.wants.Batch == "" {
 		return u.pool.Send(ctx, out, call)
 	}
 	return u.batcher.Do(ctx, upstream.Member[*dialect.Call]{

@@ -56,6 +56,7 @@ type exchange struct {
 	waits       timeouts           // the client's
 	ticket      string             // from an earlier refusal
 	stop        context.CancelFunc // of what obeys them; may be nil
+	client      *client            // that is watched; may be nil
 	wants       *admission.Request // of the queue
 	place       *admission.Slot    // that it was given, or of the attempt that answered
 	early       bool               // the head was sent while it waited

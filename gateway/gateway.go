@@ -43,6 +43,7 @@ type Gateway struct {
 	metrics *telemetry.Metrics
 	log     *telemetry.AccessLog
 	health  telemetry.Health
+	watcher *watcher
 
 	attempts     *Attempts
 	unknownPlans atomic.Uint64
@@ -66,6 +67,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		metrics:  telemetry.NewMetrics(o.Version, labels(c)),
 		log:      telemetry.NewAccessLog(o.Log, level),
 		attempts: NewAttempts(c.Limits.AuthFailures),
+		watcher:  newWatcher(),
 	}
 	var err error
 	if g.counts, err = newCounts(c, o, g.log.Logger()); err != nil {
@@ -122,6 +124,7 @@ func (g *Gateway) Drain() { g.health.SetNotReady("shutting down") }
 // hold, for as long as ctx allows, and closes idle connections, those to the shared
 // store among them.
 func (g *Gateway) Close(ctx context.Context) error {
+	g.watcher.close()
 	s := g.setup.Load()
 	for _, r := range s.routes {
 		if r.cache != nil {
@@ -133,7 +136,8 @@ func (g *Gateway) Close(ctx context.Context) error {
 }
 
 // Server makes the server for the configuration's listen address, with the
-// limits that concern connections. The caller gives it a listener.
+// limits that concern connections, and the means to notice clients that leave. The
+// caller gives it a listener.
 func (g *Gateway) Server() *http.Server {
 	l := g.setup.Load().config.Limits
 	return &http.Server{
@@ -141,6 +145,7 @@ func (g *Gateway) Server() *http.Server {
 		ReadHeaderTimeout: l.HeaderTimeout,
 		MaxHeaderBytes:    int(l.HeaderBytes),
 		IdleTimeout:       idleTimeout,
+		ConnContext:       g.watcher.connContext,
 		// "OPTIONS *" is refused like every target that is no path.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(g.Logger().Handler(), slog.LevelWarn),
@@ -165,6 +170,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve takes an exchange through its steps, and ends it whatever they do.
 func (g *Gateway) serve(x *exchange, steps func() error) {
 	defer x.finish()
+	defer x.unwatch()
 	defer func() {
 		p := recover()
 		switch err, isErr := p.(error); {

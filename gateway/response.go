@@ -48,6 +48,7 @@ func (w *response) WriteHeader(status int) {
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, in, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
+		w.exchange.unwatch()
 		if w.exchange.place != nil {
 			w.exchange.place.Switched()
 		}

@@ -26,6 +26,7 @@ func (x *exchange) route() error {
 	if answered, err := x.lookUp(); answered || err != nil { // 504 for only-if-cached
 		return err
 	}
+	x.watch()
 	defer x.look.Leave()
 	if answered, err := x.join(); answered || err != nil {
 		return err

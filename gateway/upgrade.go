@@ -33,6 +33,7 @@ func (x *exchange) mayUpgrade(rt *route) error {
 // tunnel passes a WebSocket through. It holds its place and its slots until either
 // side closes it.
 func (x *exchange) tunnel() error {
+	x.watch()
 	if err := x.reserve(); err != nil { // 429, 503
 		return err
 	}
