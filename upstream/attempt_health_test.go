@@ -129,35 +129,94 @@ func TestWhatTripsABreaker(t *testing.T) {
 	})
 }
 
-func TestATrialOfAStreamClosesTheBreakerWithItsFirstByte(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		down := true
-		var order asked
-		pool := newPool(t, upstream.Options{
-			Breaker: upstream.Breaker{Failures: 1, OpenFor: time.Second}, Retry: upstream.Retry{Attempts: 1},
-			Targets: []upstream.Target{order.handled("a", func(w http.ResponseWriter, r *http.Request) {
-				if down {
-					w.WriteHeader(500)
-					return
-				}
-				_, _ = io.WriteString(w, "x")
-				<-r.Context().Done()
-			})},
-		})
-		_, _, _ = whole(pool, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil), upstream.Call{})
-		down = false
-		time.Sleep(time.Second)
-		resp, err := pool.Do(t.Context(), httptest.NewRequest("GET", "/", nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if pool.Open(0, time.Now()) {
-			t.Error("a second trial is let through beside the first")
-		}
-		_, _ = io.ReadFull(resp.Body, make([]byte, 1))
-		if !pool.Open(0, time.Now()) {
-			t.Error("the trial brings its answer, and the target is still closed")
-		}
-		_ = resp.Body.Close()
+// revived is a pool with one target, whose breaker is half-open now, and which
+// works again as h does.
+func revived(t *testing.T, h http.HandlerFunc) *upstream.Pool {
+	var order asked
+	down := true
+	pool := newPool(t, upstream.Options{
+		Breaker: upstream.Breaker{Failures: 1, OpenFor: time.Second}, Retry: upstream.Retry{Attempts: 1},
+		Targets: []upstream.Target{order.handled("a", func(w http.ResponseWriter, r *http.Request) {
+			if down {
+				w.WriteHeader(500)
+				return
+			}
+			h(w, r)
+		})},
 	})
+	_, _, _ = whole(pool, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil), upstream.Call{})
+	down = false
+	time.Sleep(time.Second)
+	return pool
+}
+
+func TestATrialClosesTheBreakerWithItsHead(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		want   bool
+	}{{200, true}, {302, true}, {404, true}, {429, true}, {500, false}, {503, false}} {
+		t.Run(fmt.Sprint(c.status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := revived(t, func(w http.ResponseWriter, r *http.Request) {
+					w.WriteHeader(c.status)
+					_ = http.NewResponseController(w).Flush()
+					<-r.Context().Done()
+				})
+				resp, err := pool.Do(t.Context(), httptest.NewRequest("GET", "/", nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if open := pool.Open(0, time.Now()); open != c.want {
+					t.Errorf("the head is there, and the target is open: %t, want %t", open, c.want)
+				}
+				_ = resp.Body.Close()
+			})
+		})
+	}
+}
+
+func TestASlowTrialKeepsNobodyElseFromATargetThatIsBack(t *testing.T) {
+	for _, leaves := range []bool{false, true} {
+		t.Run(fmt.Sprintf("its client leaves: %t", leaves), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := revived(t, func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/slow" {
+						select {
+						case <-time.After(20 * time.Second):
+						case <-r.Context().Done():
+						}
+					}
+				})
+				get := func(path string) int {
+					status, _, _ := whole(pool, httptest.NewRequestWithContext(t.Context(), "GET", path, nil), upstream.Call{})
+					return status
+				}
+				ctx, leave := context.WithCancel(t.Context())
+				defer leave()
+				slow := make(chan int, 1)
+				go func() {
+					status, _, _ := whole(pool, httptest.NewRequestWithContext(ctx, "GET", "/slow", nil), upstream.Call{})
+					slow <- status
+				}()
+				synctest.Wait()
+				begin := time.Now()
+				if leaves {
+					leave()
+					<-slow
+				}
+				if status := get("/"); status != 503 || !pool.OpensAt(begin).Equal(begin.Add(time.Second)) {
+					t.Errorf("beside the trial: %d, and the next is due in %v", status, pool.OpensAt(begin).Sub(begin))
+				}
+				time.Sleep(time.Second)
+				if first, second := get("/"), get("/"); first != 200 || second != 200 {
+					t.Errorf("a second later: %d and %d, want 200", first, second)
+				}
+				if !leaves {
+					if status := <-slow; status != 200 || time.Since(begin) != 20*time.Second {
+						t.Errorf("the slow one: %d after %v", status, time.Since(begin))
+					}
+				}
+			})
+		})
+	}
 }

@@ -376,6 +376,55 @@ func TestARequestWhoseBodyIsBrokenIsTheClientsFault(t *testing.T) {
 	}
 }
 
+func TestABodyOfAnotherLengthThanDeclaredIsNotTheTargetsFault(t *testing.T) {
+	reads := func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = io.WriteString(w, "fine")
+	}
+	for name, target := range map[string]upstream.Target{
+		"over a connection": {URL: backend(t, reads)},
+		"in this process":   {URL: "handler", Transport: upstream.Handler(http.HandlerFunc(reads))},
+	} {
+		for _, again := range []bool{false, true} {
+			if again && target.Transport != nil {
+				continue // a handler of our own gets what there is
+			}
+			for _, c := range []struct {
+				sent     string
+				declared int64
+				fits     bool
+			}{{"", 5, false}, {"half", 5, false}, {"whole", 5, true}, {"longer", 5, false}, {"any", -1, true}, {"none", 0, true}} {
+				t.Run(fmt.Sprintf("%s, %q of %d, can be had again: %t", name, c.sent, c.declared, again), func(t *testing.T) {
+					var events []upstream.Event
+					pool := newPool(t, upstream.Options{
+						Targets: []upstream.Target{target}, Breaker: upstream.Breaker{Failures: 1}, Retry: upstream.Retry{Post: true, Attempts: 3},
+						Observe: func(e upstream.Event) { events = append(events, e) },
+					})
+					r := httptest.NewRequestWithContext(t.Context(), "PUT", "/", nil)
+					r.Body, r.ContentLength = io.NopCloser(strings.NewReader(c.sent)), c.declared
+					if again {
+						r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(c.sent)), nil }
+					}
+					status, text, err := whole(pool, r, upstream.Call{})
+					if len(events) != 1 || !pool.Open(0, time.Now()) {
+						t.Errorf("open: %t, events %+v", pool.Open(0, time.Now()), events)
+					}
+					if c.fits && (status != 200 || text != "fine") {
+						t.Errorf("%d %q %v", status, text, err)
+					}
+					// Of one that is too long the target may have answered what it got.
+					if !c.fits && !(len(c.sent) > 5 && status == 200) &&
+						(status != 400 || text != "The request's body is not as long as its Content-Length says." || events[0].Result != upstream.ResultRequest) {
+						t.Errorf("%d %q %v, %+v", status, text, err, events)
+					}
+				})
+			}
+		}
+	}
+}
+
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }

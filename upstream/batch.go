@@ -13,8 +13,12 @@ import (
 const (
 	DefaultBatchItems  = 32
 	DefaultBatchDelay  = 5 * time.Millisecond
+	DefaultBatchBytes  = 10 << 20
 	DefaultBatchAnswer = 64 << 20
 )
+
+// maxBatchBytes is more than any call, and little enough that no sum overflows.
+const maxBatchBytes = 1 << 40
 
 // Codec makes one call of several and several answers of one. Where it panics the
 // call counts as one that cannot be joined or split.
@@ -69,6 +73,10 @@ type BatchOptions struct {
 	// MaxItems is the most items of one call. A request with more goes alone. 0 means
 	// 32.
 	MaxItems int
+	// MaxBytes bounds the bodies of one call's requests together, by their
+	// ContentLength. A request that would be too much is in the next call, one that is
+	// longer, or of unknown length, goes alone. 0 means 10 MiB.
+	MaxBytes int64
 	// MaxDelay is how long the first request of a call waits for others, at most. 0
 	// means 5ms.
 	MaxDelay time.Duration
@@ -111,7 +119,14 @@ type BatchEvent struct {
 // cannot be split, is sent again in halves, one after the other at the same place,
 // until who is at fault is alone and gets the target's own error: at most twice as
 // many calls as there are members. Answers that say nothing of single items go to
-// all members as they are: 401, 403, 404, 429, 5xx and the like, and errors.
+// all members as they are: 401, 403, 404, 429, 502 and the like, and errors.
+//
+// 500 may be an item's fault, or the server's. Such a call is halved, too. Where both
+// halves are answered 500, or worse, the server is taken to be at fault: it gets no
+// further calls, and all get what their half got. Where one is answered otherwise the
+// other is halved on, by the same bound. So a server that is broken gets three calls
+// in place of one, and two bad items may cost the others of their call an answer. A
+// seat ends with the last answer that its member had a part in.
 //
 // Members get an http.Response of their own, with the fields of the joined answer
 // but those that describe its body as a whole, and Set-Cookie: a session is
@@ -137,6 +152,10 @@ func NewBatcher[M any](o BatchOptions, c Codec[M]) *Batcher[M] {
 	if o.MaxItems <= 0 {
 		o.MaxItems = DefaultBatchItems
 	}
+	if o.MaxBytes <= 0 {
+		o.MaxBytes = DefaultBatchBytes
+	}
+	o.MaxBytes = min(o.MaxBytes, maxBatchBytes)
 	if o.MaxDelay <= 0 {
 		o.MaxDelay = DefaultBatchDelay
 	}
@@ -241,9 +260,12 @@ func (b *Batcher[M]) aloneInPlace(w *waiter[M]) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A body that nobody reads nor closes ends with its request.
-	stop := context.AfterFunc(w.ctx, over)
-	resp.Body = &lastBody{resp.Body, func() { stop(); over() }}
+	body := resp.Body
+	stop := context.AfterFunc(w.ctx, func() { // nobody may read nor close it any more
+		_ = body.Close()
+		over()
+	})
+	resp.Body = &lastBody{body, func() { stop(); over() }}
 	sent = true
 	return resp, nil
 }

@@ -17,6 +17,7 @@ import (
 type round[M any] struct {
 	b     *Batcher[M]
 	seats []*jointSeats
+	works bool // a call was answered below 500: what is answered 500 now is an item's fault
 }
 
 // part is a call of all members of a round, or of some.
@@ -28,6 +29,7 @@ type part[M any] struct {
 	seat    *joint
 	seats   *jointSeats
 	again   bool
+	got     answered
 }
 
 // answered is what a call brought: an answer that was read to its end, or an error.
@@ -39,14 +41,15 @@ type answered struct {
 
 // ask makes one call for members and tells each what it brought, or asks again for
 // one half and then the other. from is the seat that a call before leaves to this
-// one: nil for the first, which has the members' own.
+// one: nil for the first, which has the members' own. What it returns, if anything,
+// was answered 500, and is told or halved by the caller: see halve.
 //
 // It halves a bounded number of members, so n of them make at most 2n-1 calls, and
 // it is never deeper than the logarithm of that.
-func (r *round[M]) ask(members []*waiter[M], from *joint) {
+func (r *round[M]) ask(members []*waiter[M], from *joint) (failed *part[M]) {
 	c := r.begin(members, from)
 	if c == nil {
-		return
+		return nil
 	}
 	defer c.cancel()
 	got, began := answered{}, time.Now()
@@ -55,21 +58,28 @@ func (r *round[M]) ask(members []*waiter[M], from *joint) {
 		got = r.exchange(c, out)
 	}
 	var answers [][]byte
-	failed := err // why each is not told what it gets by this call
-	halves := err != nil
-	if err == nil && got.err == nil && len(c.members) > 1 {
-		if halves = divisible(got.resp.StatusCode); got.resp.StatusCode == http.StatusOK {
-			answers, failed = r.split(c, got.body)
-			halves = failed != nil
+	why := err // each is not told what it gets by this call
+	halves, doubtful := err != nil, false
+	if err == nil && got.err == nil {
+		status, several := got.resp.StatusCode, len(c.members) > 1
+		r.works = r.works || status < http.StatusInternalServerError
+		doubtful = several && status == http.StatusInternalServerError
+		if halves = several && divisible(status); several && status == http.StatusOK {
+			answers, why = r.split(c, got.body)
+			halves = why != nil
 		}
 	}
-	r.report(c, got, failed, began)
-	if halves {
-		r.halve(c, got.resp)
-		return
+	c.got = got
+	r.report(c, why, began)
+	switch {
+	case doubtful:
+		return c
+	case halves:
+		r.halve(c)
+	default:
+		r.tell(c, answers)
 	}
-	c.settle(nil)
-	r.tell(c, got, answers)
+	return nil
 }
 
 // begin is the call of those of members who have not left.
@@ -137,16 +147,30 @@ func (c *part[M]) settle(but *joint) {
 	c.seats.settle(but)
 }
 
-// halve asks for both halves of c's members, at the place where resp came from.
-func (r *round[M]) halve(c *part[M], resp *http.Response) {
-	at, ok := SeatOf(resp).(*joint)
+// halve asks for both halves of c's members, at the place where c's answer came from.
+//
+// One that is answered 500 is halved in its turn as long as some call for these
+// members was not: what the server does for the others it would do for all but one.
+// Where the other half has failed, too, nothing speaks for the server, and all get
+// what they got. To know that, the second half is asked for before a part of the
+// first; so the breaker of a target that works never sees many failures in a row
+// because of one item.
+func (r *round[M]) halve(c *part[M]) {
+	at, ok := SeatOf(c.got.resp).(*joint)
 	if !ok { // there was no call, or a repeated one without a seat
 		at = c.seat
 	}
 	c.settle(at)
 	middle := len(c.members) / 2
-	r.ask(c.members[:middle], at)
-	r.ask(c.members[middle:], at)
+	for _, half := range []*part[M]{r.ask(c.members[:middle], at), r.ask(c.members[middle:], at)} {
+		switch {
+		case half == nil:
+		case r.works:
+			r.halve(half)
+		default:
+			r.tell(half, nil)
+		}
+	}
 }
 
 // request is what goes out for c: the first member's, with the items of all.
@@ -210,7 +234,7 @@ func (r *round[M]) exchange(c *part[M], out *http.Request) (got answered) {
 // divisible reports whether an answer may be the fault of one item, so that the
 // others are to be asked for again. Of a success it says that it cannot be split.
 // What is said of credentials, the path or the load is said to all; nor is a server
-// that fails asked to do more.
+// that fails asked to do more. For 500, which many say of a bad item, see halve.
 func divisible(status int) bool {
 	switch status {
 	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusNotFound,
@@ -252,8 +276,8 @@ func (r *round[M]) split(c *part[M], body []byte) (answers [][]byte, err error) 
 }
 
 // report tells of c's call. There was none where it could not be joined.
-func (r *round[M]) report(c *part[M], got answered, failed error, began time.Time) {
-	e := BatchEvent{Members: len(c.members), Took: time.Since(began), Again: c.again, Err: failed}
+func (r *round[M]) report(c *part[M], why error, began time.Time) {
+	e, got := BatchEvent{Members: len(c.members), Took: time.Since(began), Again: c.again, Err: why}, c.got
 	for _, w := range c.members {
 		e.Items += w.items()
 	}
@@ -269,8 +293,11 @@ func (r *round[M]) report(c *part[M], got answered, failed error, began time.Tim
 	r.b.report(e, began, c.ctx.Err() == nil && (got.resp != nil || got.err != nil))
 }
 
-// tell gives each member its own answer: its part, or what all get.
-func (r *round[M]) tell(c *part[M], got answered, answers [][]byte) {
+// tell gives c's seats back, and each member its own answer: its part, or what all
+// get.
+func (r *round[M]) tell(c *part[M], answers [][]byte) {
+	c.settle(nil)
+	got := c.got
 	r.b.mu.Lock()
 	defer r.b.mu.Unlock()
 	for i, w := range c.members {

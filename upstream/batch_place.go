@@ -18,6 +18,7 @@ type place[M any] struct {
 	key      string
 	waiting  []*waiter[M] // in the order in which they came
 	items    int          // of waiting
+	bytes    int64        // of waiting
 	assigned int          // items that have the place, as far as is known
 	sealed   bool         // nobody else is given it
 	started  bool         // its call is made: who comes now waits for the end of that
@@ -44,6 +45,14 @@ type waiter[M any] struct {
 
 func (w *waiter[M]) items() int { return max(w.Items, 1) }
 
+// size is how long w's body is, or more than a call may have, as if it were unknown.
+func (b *Batcher[M]) size(w *waiter[M]) int64 {
+	if n := w.Request.ContentLength; n >= 0 && n <= b.options.MaxBytes {
+		return n
+	}
+	return b.options.MaxBytes + 1
+}
+
 // event is the end of a seat without an exchange of its member's own.
 func (b *Batcher[M]) event(w *waiter[M], result string) Event {
 	e := Event{Result: result, Err: w.ctx.Err()}
@@ -59,64 +68,72 @@ func (b *Batcher[M]) event(w *waiter[M], result string) Event {
 // enter has w wait for others at its place. It is false where nothing waits any
 // more.
 func (b *Batcher[M]) enter(w *waiter[M]) bool {
-	id := w.Place.Shared()
 	assigned, sealed := w.Place.Sharing()
 	w.joined = time.Now()
+	older, ok := b.put(w, assigned, sealed)
+	if older != nil {
+		// Nobody else is given that place now: the queue gives out one at a time.
+		assigned, _ = older.Sharing()
+		b.mu.Lock()
+		older.know(assigned, true)
+		b.goOrWaitLocked(older, w.joined)
+		b.mu.Unlock()
+	}
+	return ok
+}
+
+// put has w wait with the others of its place. older is the place that was the latest
+// with its key until then, if w's is a new one.
+func (b *Batcher[M]) put(w *waiter[M], assigned int, sealed bool) (older *place[M], ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		return false
+		return nil, false
 	}
+	id := w.Place.Shared()
 	p := b.places[id]
 	if p == nil {
-		p = b.openLocked(id, w)
+		p = &place[M]{Place: w.Place, id: id, key: w.Key}
+		b.places[id] = p
+		b.running.Add(1)
+		older = b.latest[w.Key]
+		if older == nil || older.id < id {
+			b.latest[w.Key] = p
+		} else {
+			older, p.sealed = nil, true
+		}
 	}
 	if len(p.waiting) == 0 {
 		p.first = w.joined
 	}
 	p.waiting = append(p.waiting, w)
 	p.items += w.items()
-	// Members come here in another order than they were given the place: the first
-	// may know more than the last.
-	p.assigned, p.sealed = max(p.assigned, assigned), p.sealed || sealed
+	p.bytes += b.size(w)
+	p.know(assigned, sealed)
 	w.place = p
 	b.goOrWaitLocked(p, w.joined)
-	return true
+	return older, true
 }
 
-// openLocked begins a place. An older one with the same key gets nobody else: the
-// queue gives out one at a time.
-func (b *Batcher[M]) openLocked(id uint64, w *waiter[M]) *place[M] {
-	p := &place[M]{Place: w.Place, id: id, key: w.Key}
-	b.places[id] = p
-	b.running.Add(1)
-	older := b.latest[w.Key]
-	switch {
-	case older == nil:
-		b.latest[w.Key] = p
-	case older.id > id:
-		p.sealed = true
-	default:
-		b.latest[w.Key] = p
-		older.sealed = true
-		b.goOrWaitLocked(older, w.joined)
-	}
-	return p
+// know adds to what is known of p. Members come here in another order than they were
+// given the place: the first may know more than the last.
+func (p *place[M]) know(assigned int, sealed bool) {
+	p.assigned, p.sealed = max(p.assigned, assigned), p.sealed || sealed
 }
 
 // goOrWaitLocked makes p's call at once where nobody is to be waited for. Else it
 // waits until p is due, which is never later than it was.
 func (b *Batcher[M]) goOrWaitLocked(p *place[M], now time.Time) {
-	if p.started {
+	if p.started || len(p.waiting) == 0 {
 		return
 	}
 	all := p.items >= p.assigned
-	if p.items >= b.options.MaxItems || all && (p.sealed || p.items >= b.pace.size) {
+	if p.items >= b.options.MaxItems || p.bytes >= b.options.MaxBytes || all && (p.sealed || p.items >= b.pace.size) {
 		b.startLocked(p)
 		return
 	}
 	delay := b.options.MaxDelay
-	if all { // who has the place already is on its way, and is no time to save
+	if all { // else some are on their way: to go without them would save no time
 		delay = b.pace.delay(p.items, delay)
 	}
 	due := p.first.Add(delay)
@@ -143,7 +160,7 @@ func (b *Batcher[M]) startLocked(p *place[M]) {
 	}
 	p.started = true
 	b.forgetLocked(p)
-	go b.run(p) // Close waits for it: see openLocked
+	go b.run(p) // Close waits for it: see put
 }
 
 // forgetLocked has p take nobody else in.
@@ -167,7 +184,7 @@ func (b *Batcher[M]) leave(w *waiter[M]) bool {
 	c := b.leftLocked(w)
 	p := w.place
 	if waited {
-		p.removeLocked(w)
+		b.removeLocked(p, w)
 		if len(p.waiting) == 0 && !p.started {
 			b.forgetLocked(p)
 			delete(b.places, p.id)
@@ -196,13 +213,14 @@ func (b *Batcher[M]) leftLocked(w *waiter[M]) *part[M] {
 	return w.call
 }
 
-func (p *place[M]) removeLocked(w *waiter[M]) {
+func (b *Batcher[M]) removeLocked(p *place[M], w *waiter[M]) {
 	i := slices.Index(p.waiting, w)
 	if i < 0 {
 		return
 	}
 	p.waiting = slices.Delete(p.waiting, i, i+1)
 	p.items -= w.items()
+	p.bytes -= b.size(w)
 	p.assigned -= w.items()
 }
 
@@ -228,21 +246,22 @@ func (b *Batcher[M]) run(p *place[M]) {
 // as they go together. Without any p is over.
 func (b *Batcher[M]) take(p *place[M]) []*waiter[M] {
 	var members, left []*waiter[M]
-	items := 0
+	items, bytes := 0, int64(0)
 	b.mu.Lock()
 	for len(p.waiting) > 0 {
 		w := p.waiting[0]
 		if w.ctx.Err() != nil {
 			b.leftLocked(w)
 			left = append(left, w)
-			p.removeLocked(w)
+			b.removeLocked(p, w)
 			continue
 		}
-		if items += w.items(); items > b.options.MaxItems && len(members) > 0 {
+		items, bytes = items+w.items(), bytes+b.size(w)
+		if (items > b.options.MaxItems || bytes > b.options.MaxBytes) && len(members) > 0 {
 			break
 		}
 		members = append(members, w)
-		p.removeLocked(w)
+		b.removeLocked(p, w)
 	}
 	if len(members) == 0 {
 		delete(b.places, p.id)
@@ -289,7 +308,9 @@ func (b *Batcher[M]) callFor(members []*waiter[M]) {
 			r.abandon(members, fmt.Errorf("a joined call panicked: %v\n%s", p, debug.Stack()))
 		}
 	}()
-	r.ask(members, nil)
+	if c := r.ask(members, nil); c != nil {
+		r.halve(c)
+	}
 }
 
 // abandon ends what members have, and tells them that it was not their fault.

@@ -121,6 +121,13 @@ func (c *chair) End(e upstream.Event) {
 	}
 }
 
+// forget leaves the seats that have ended out of results.
+func (d *desk) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.chairs = slices.DeleteFunc(d.chairs, func(c *chair) bool { return len(c.ends) == 1 })
+}
+
 // inUse is how many places are taken.
 func (d *desk) inUse() int {
 	d.mu.Lock()

@@ -28,12 +28,35 @@ func (s *seated) end(e Event) {
 // extra is a seat that was asked for by a joined call, for all of its members: a
 // retry's, or a hedge's. It ends with the last of them.
 type extra struct {
-	seat  Seat
-	users atomic.Int64
+	seat Seat
+
+	mu    sync.Mutex // guards all below
+	users int
+	last  Event // of an exchange: that a member has left says nothing of the target
 }
 
+// drop is called when n members need x no more.
 func (x *extra) drop(n int, e Event) {
-	if x.users.Add(-int64(n)) == 0 {
+	x.mu.Lock()
+	if x.last.Result == "" || e.Result != ResultCancelled {
+		x.last = e
+	}
+	x.users -= n
+	over := x.users == 0
+	e = x.last
+	x.mu.Unlock()
+	if over {
+		x.seat.End(e)
+	}
+}
+
+// abandon ends x, whoever still needs it.
+func (x *extra) abandon(e Event) {
+	x.mu.Lock()
+	over := x.users > 0
+	x.users = 0
+	x.mu.Unlock()
+	if over {
 		x.seat.End(e)
 	}
 }
@@ -115,9 +138,7 @@ func (s *jointSeats) Seat(ctx context.Context, tried []int, wait bool) (seat Sea
 	if err != nil {
 		return nil, err
 	}
-	x := &extra{seat: one}
-	x.users.Store(int64(len(s.members)))
-	j := &joint{members: s.members, extra: x}
+	j := &joint{members: s.members, extra: &extra{seat: one, users: len(s.members)}}
 	s.mu.Lock()
 	s.given = append(s.given, j)
 	s.mu.Unlock()
@@ -130,9 +151,7 @@ func (s *jointSeats) abandon(e Event) {
 	given := s.given
 	s.mu.Unlock()
 	for _, j := range given {
-		if j.extra.users.Swap(0) > 0 {
-			j.extra.seat.End(e)
-		}
+		j.extra.abandon(e)
 	}
 }
 

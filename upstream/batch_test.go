@@ -53,7 +53,7 @@ func TestBatchJoins(t *testing.T) {
 		d, e := x.desk.sit("k", 2), x.desk.sit("k", 1)
 		all := x.ask(one("a", "b")...)
 		all = append(all, x.send(x.Context(), asks{items: []string{"c", "d"}, seat: d}))
-		synctest.Wait()
+		time.Sleep(time.Millisecond)
 		all = append(all, x.send(x.Context(), asks{items: []string{"e"}, seat: e}))
 		x.want(all, predicts("a"), predicts("b"), predicts("c", "d"), predicts("e"))
 		x.wantCalls("a b", "c d e")
@@ -154,6 +154,18 @@ func TestBatchWaits(t *testing.T) {
 		x.want(all, predicts("a"), predicts(items...))
 		x.wantCalls("a b c d e f g h i j")
 		if at := x.model.times()[0]; at != time.Millisecond {
+			x.Errorf("sent after %v", at)
+		}
+	})
+	virtual(t, "for those who were given it after the others came, too", ten, func(x *rig) {
+		all := x.ask(one("a")...)
+		late := x.desk.sit("k", 1)
+		_ = x.ask(strings.Fields("1 2 3 4 5 6 7 8 9 10")) // takes a place alone: that of a is sealed
+		time.Sleep(time.Millisecond)
+		all = append(all, x.send(x.Context(), asks{items: []string{"b"}, seat: late}))
+		x.want(all, predicts("a"), predicts("b"))
+		x.wantCalls("1 2 3 4 5 6 7 8 9 10", "a b")
+		if at := x.model.times()[1]; at != time.Millisecond {
 			x.Errorf("sent after %v", at)
 		}
 	})

@@ -9,6 +9,11 @@ const DefaultOpenFor = 10 * time.Second
 // trial fails.
 const maxOpenings = 10
 
+// trialEvery is how long a trial keeps others from being one, whether it has ended
+// or not. A request may take minutes, or be held back by its client: the target that
+// is back should not wait for that one. What is not back gets one request a second.
+const trialEvery = time.Second
+
 // Breaker says when a target that fails is left alone. This is the passive
 // ejection of other gateways: what the exchanges themselves show takes a target
 // out, without a probe.
@@ -18,9 +23,11 @@ type Breaker struct {
 	// above. What a caller does, a request that the target refuses as the caller's
 	// mistake or a client that leaves, never counts. 0 means no breaker.
 	Failures int
-	// OpenFor is how long that lasts. Then one request is let through as a trial: its
-	// success closes the breaker, its failure opens it again for twice as long, up to
-	// ten times OpenFor. Default 10s.
+	// OpenFor is how long that lasts. Then one request is let through as a trial, and
+	// one more each second until the first of them shows how the target is: the head of
+	// an answer below 500 closes the breaker, a failure opens it again for twice as
+	// long, up to ten times OpenFor. No trial begins within a second after another, so
+	// less than 1s is of use only for the first. Default 10s.
 	OpenFor time.Duration
 }
 
@@ -29,28 +36,20 @@ type pass struct {
 	// opening is the number of times that the breaker had opened before, plus one:
 	// what an exchange that began before the last opening finds out is old news.
 	opening uint64
-	trial   uint64 // its number if it is a trial
+	trial   bool
 }
-
-type breakerState uint8
-
-const (
-	breakerClosed breakerState = iota
-	breakerOpen
-	breakerTrial // half-open, and its one trial is on its way
-)
 
 // breaker opens after failures in a row and closes by a trial. It knows no lock
 // and no clock.
 type breaker struct {
 	failures  int
 	openFor   time.Duration
-	state     breakerState
-	inARow    int // failures without a success between, while closed
+	isOpen    bool // half-open is open, too
+	inARow    int  // failures without a success between, while closed
 	openings  uint64
-	trials    uint64
 	factor    time.Duration // of openFor, for the next opening
 	trialFrom time.Time     // when open: from here on it is half-open
+	lastTrial time.Time     // when the last one began, ever
 }
 
 func newBreaker(b Breaker) breaker {
@@ -60,39 +59,33 @@ func newBreaker(b Breaker) breaker {
 	return breaker{failures: max(b.Failures, 0), openFor: b.OpenFor, factor: 1}
 }
 
-func (b *breaker) admits(now time.Time) bool {
-	switch b.state {
-	case breakerOpen:
-		return !now.Before(b.trialFrom)
-	case breakerTrial:
-		return false
-	}
-	return true
-}
+func (b *breaker) admits(now time.Time) bool { return !now.Before(b.opensAt()) }
 
-// opensAt is when a trial is due, zero where that is not a matter of time.
+// opensAt is when the next trial is due, zero where the breaker is closed.
 func (b *breaker) opensAt() time.Time {
-	if b.state == breakerOpen {
-		return b.trialFrom
+	if !b.isOpen {
+		return time.Time{}
 	}
-	return time.Time{}
+	if next := b.lastTrial.Add(trialEvery); next.After(b.trialFrom) {
+		return next
+	}
+	return b.trialFrom
 }
 
-// begin hands out the pass of an exchange. A half-open breaker's is its trial if
-// the target is open otherwise.
-func (b *breaker) begin(open bool) pass {
+// begin hands out the pass of an exchange. It is a trial where the breaker is
+// half-open, and the exchange may begin.
+func (b *breaker) begin(may bool, now time.Time) pass {
 	switch {
-	case b.state == breakerClosed:
+	case !b.isOpen:
 		return pass{opening: b.openings + 1}
-	case open && b.state == breakerOpen:
-		b.state = breakerTrial
-		b.trials++
-		return pass{opening: b.openings + 1, trial: b.trials}
+	case may:
+		b.lastTrial = now
+		return pass{opening: b.openings + 1, trial: true}
 	}
 	return pass{}
 }
 
-// alive closes the breaker if p is its trial.
+// alive closes the breaker if p is a trial.
 func (b *breaker) alive(p pass) (what string, admits bool) {
 	if !b.onTrial(p) {
 		return "", false
@@ -101,32 +94,23 @@ func (b *breaker) alive(p pass) (what string, admits bool) {
 	return TargetClosed, true
 }
 
-// onTrial reports whether p is the trial that decides.
-func (b *breaker) onTrial(p pass) bool { return b.state == breakerTrial && p.trial == b.trials }
+// onTrial reports whether p is a trial that may still decide.
+func (b *breaker) onTrial(p pass) bool { return b.isOpen && p.trial && p.opening == b.openings+1 }
 
 // end counts how an exchange ended: what happened to the breaker, "" for nothing,
-// and whether it may admit more than before.
+// and whether it may admit more than before. A trial that says nothing is followed by
+// the next one when that is due.
 func (b *breaker) end(p pass, o outcome, now time.Time) (what string, admits bool) {
-	if p.opening != b.openings+1 || b.failures == 0 {
-		return "", false
-	}
 	trial := b.onTrial(p)
 	switch {
-	case trial && o == good:
-		b.close()
-		return TargetClosed, true
-	case trial && o == bad:
-		b.open(now)
-		return TargetOpened, false
-	case trial: // it decided nothing: the next one may
-		b.state = breakerOpen
-		return "", true
-	case b.state != breakerClosed:
-		return "", false
+	case p.opening != b.openings+1 || b.failures == 0 || b.isOpen && !trial:
 	case o == good:
 		b.close()
+		if trial {
+			return TargetClosed, true
+		}
 	case o == bad:
-		if b.inARow++; b.inARow >= b.failures {
+		if b.inARow++; trial || b.inARow >= b.failures {
 			b.open(now)
 			return TargetOpened, false
 		}
@@ -134,27 +118,28 @@ func (b *breaker) end(p pass, o outcome, now time.Time) (what string, admits boo
 	return "", false
 }
 
-func (b *breaker) close() { b.state, b.inARow, b.factor = breakerClosed, 0, 1 }
+func (b *breaker) close() { b.isOpen, b.inARow, b.factor = false, 0, 1 }
 
 func (b *breaker) open(now time.Time) {
-	b.state, b.inARow = breakerOpen, 0
+	b.isOpen, b.inARow = true, 0
 	b.openings++
 	b.trialFrom = now.Add(b.openFor * b.factor)
 	b.factor = min(2*b.factor, maxOpenings)
 }
 
-// hurry makes a trial due at now if the breaker is open.
+// hurry makes a trial due at now if the breaker is open, or as soon as one may
+// follow the last.
 func (b *breaker) hurry(now time.Time) {
-	if b.state == breakerOpen && b.trialFrom.After(now) {
+	if b.isOpen && b.trialFrom.After(now) {
 		b.trialFrom = now
 	}
 }
 
 func (b *breaker) name(now time.Time) string {
 	switch {
-	case b.state == breakerClosed:
+	case !b.isOpen:
 		return "closed"
-	case b.state == breakerOpen && now.Before(b.trialFrom):
+	case now.Before(b.trialFrom):
 		return "open"
 	}
 	return "half_open"

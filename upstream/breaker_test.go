@@ -75,7 +75,10 @@ func TestBreaker(t *testing.T) {
 		{"is open until then", three, []string{"bad", "bad", "bad", "999ms"}, standing{"open", false, time.Millisecond, "[opened]"}},
 		{"closes when the trial succeeds", three, []string{"bad", "bad", "bad", "1s", "ok"}, standing{"closed", true, 0, "[opened closed]"}},
 		{"opens for twice as long when it fails", three, []string{"bad", "bad", "bad", "1s", "bad"}, standing{"open", false, 2 * time.Second, "[opened opened]"}},
-		{"stays half-open when it says nothing", three, []string{"bad", "bad", "bad", "1s", "neutral"}, standing{"half_open", true, 0, "[opened]"}},
+		{"stays half-open when it says nothing, until the next a second after it", three,
+			[]string{"bad", "bad", "bad", "1s", "neutral"}, standing{"half_open", false, time.Second, "[opened]"}},
+		{"is given no two trials within a second, however short it opens", Breaker{Failures: 1, OpenFor: time.Millisecond},
+			[]string{"bad", "1ms", "bad", "100ms"}, standing{"half_open", false, 900 * time.Millisecond, "[opened opened]"}},
 		{"stays open for ten times as long at most", three,
 			[]string{"bad", "bad", "bad", "1s", "bad", "2s", "bad", "4s", "bad", "8s", "bad", "10s", "bad"},
 			standing{"open", false, 10 * time.Second, "[opened opened opened opened opened opened]"}},
@@ -104,18 +107,46 @@ func TestBreaker(t *testing.T) {
 
 func TestBreakerTrial(t *testing.T) {
 	one := Breaker{Failures: 1, OpenFor: time.Second}
-	t.Run("lets one request through, and the next when that one is lost", func(t *testing.T) {
-		h, now, r := afterSteps(t, one, "bad", "1s")
-		p, ok := h.begin(now)
-		if _, second := h.begin(now); !ok || second {
-			t.Fatalf("first %v, second %v, want only the first", ok, second)
+	t.Run("is followed by another a second after it began, ended or not", func(t *testing.T) {
+		for _, ended := range []bool{false, true} {
+			h, now, _ := afterSteps(t, one, "bad", "1s")
+			p, ok := h.begin(now)
+			if ended {
+				h.end(p, neutral, now.Add(10*time.Millisecond))
+			}
+			for trial := range 60 {
+				if _, second := h.begin(now.Add(time.Second - 1)); !ok || second || h.open(now.Add(time.Second-1)) {
+					t.Fatalf("trial %d: %v, and another within a second: %v", trial, ok, second)
+				}
+				if at := h.opensAt(now); at != now.Add(time.Second) {
+					t.Fatalf("trial %d: the next is due at %v, want a second after it began", trial, at)
+				}
+				now = now.Add(time.Second)
+				_, ok = h.begin(now)
+			}
 		}
-		if at := h.opensAt(now); h.open(now.Add(time.Hour)) || !at.IsZero() {
-			t.Errorf("with its trial on the way the target is open, or known to open at %v", at)
-		}
-		h.end(p, neutral, now)
-		if _, ok := h.begin(now); !ok || r.admits != 1 {
-			t.Errorf("the next trial: %v, told %d times, want true and once", ok, r.admits)
+	})
+	t.Run("decides by the first that has something to say", func(t *testing.T) {
+		for _, c := range []struct {
+			name          string
+			second, first outcome
+			want, events  string
+		}{
+			{"the second succeeds while the first is slow", good, neutral, "closed", "[opened closed]"},
+			{"the second succeeds, then the first fails as any other", good, bad, "open", "[opened closed opened]"},
+			{"the second fails, and what the first brings is old news", bad, good, "open", "[opened opened]"},
+			{"the second says nothing, the first does", neutral, good, "closed", "[opened closed]"},
+			{"neither says anything", neutral, neutral, "half_open", "[opened]"},
+		} {
+			h, now, r := afterSteps(t, one, "bad", "1s")
+			first, _ := h.begin(now)
+			now = now.Add(time.Second)
+			second, _ := h.begin(now)
+			h.end(second, c.second, now)
+			h.end(first, c.first, now)
+			if state, _ := h.state(now); state != c.want || fmt.Sprint(r.events) != c.events {
+				t.Errorf("%s: %s after %v, want %s after %s", c.name, state, r.events, c.want, c.events)
+			}
 		}
 	})
 	t.Run("is one for a thousand who come together", func(t *testing.T) {
@@ -148,20 +179,6 @@ func TestBreakerTrial(t *testing.T) {
 		h.end(p, bad, now)
 		if state, _ := h.state(now); state != "open" {
 			t.Errorf("its answer broke off later, and the breaker is %s, want open", state)
-		}
-	})
-	t.Run("counts once, if it is ended twice by mistake", func(t *testing.T) {
-		h, now, _ := afterSteps(t, one, "bad", "1s")
-		p, _ := h.begin(now)
-		h.end(p, neutral, now)
-		next, _ := h.begin(now)
-		h.end(p, good, now)
-		if state, _ := h.state(now); state != "half_open" {
-			t.Errorf("the breaker is %s by a trial that was over, want half_open", state)
-		}
-		h.end(next, good, now)
-		if state, _ := h.state(now); state != "closed" {
-			t.Errorf("the breaker is %s, want closed", state)
 		}
 	})
 }
@@ -202,31 +219,34 @@ type breakerModel struct {
 	open            bool
 	until           time.Time
 	factor          time.Duration
-	trial           int // the exchange that is on trial, -1 for none
+	trials          map[int]bool // the exchanges that are on trial
+	began           time.Time    // the last of them, and of those before
 }
 
 func (m *breakerModel) opens(now time.Time, openFor time.Duration) {
-	m.open, m.inARow, m.trial = true, 0, -1
+	m.open, m.inARow, m.trials = true, 0, map[int]bool{}
 	m.opening++
 	m.until = now.Add(openFor * m.factor)
 	m.factor = min(m.factor*2, 10)
 }
 
-func (m *breakerModel) closes() { m.open, m.inARow, m.factor, m.trial = false, 0, 1, -1 }
+func (m *breakerModel) closes() {
+	m.open, m.inARow, m.factor, m.trials = false, 0, 1, map[int]bool{}
+}
 
 func (m *breakerModel) admits(now time.Time) bool {
-	return !m.open || m.trial < 0 && !now.Before(m.until)
+	return !m.open || !now.Before(m.until) && now.Sub(m.began) >= time.Second
 }
 
 func (m *breakerModel) end(i, opening int, o outcome, rules Breaker, now time.Time) {
 	switch {
 	case opening != m.opening:
-	case m.trial == i && o == good:
+	case m.trials[i] && o == good:
 		m.closes()
-	case m.trial == i && o == bad:
+	case m.trials[i] && o == bad:
 		m.opens(now, rules.OpenFor)
-	case m.trial == i:
-		m.trial = -1
+	case m.trials[i]:
+		delete(m.trials, i)
 	case m.open:
 	case o == good:
 		m.closes()
@@ -239,8 +259,11 @@ func (m *breakerModel) end(i, opening int, o outcome, rules Breaker, now time.Ti
 
 func TestBreakerKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		rules := Breaker{Failures: rapid.IntRange(1, 4).Draw(t, "failures"), OpenFor: time.Second}
-		h, now, m := newHealth(rules), breakerStart(), breakerModel{factor: 1, trial: -1}
+		rules := Breaker{
+			Failures: rapid.IntRange(1, 4).Draw(t, "failures"),
+			OpenFor:  rapid.SampledFrom([]time.Duration{100 * time.Millisecond, time.Second}).Draw(t, "open for"),
+		}
+		h, now, m := newHealth(rules), breakerStart(), breakerModel{factor: 1}
 		type running struct {
 			p       pass
 			opening int // when it began; -1: it began while the breaker was not closed, unasked
@@ -267,7 +290,10 @@ func TestBreakerKeepsItsPromises(t *testing.T) {
 				x := running{p, m.opening}
 				switch {
 				case m.open && ok:
-					m.trial = count
+					if gap := now.Sub(m.began); gap < time.Second {
+						t.Fatalf("a trial %v after another", gap)
+					}
+					m.trials[count], m.began = true, now
 				case m.open:
 					x.opening = -1
 				}
@@ -284,32 +310,30 @@ func TestBreakerKeepsItsPromises(t *testing.T) {
 			"alive": func(t *rapid.T) {
 				i := pick(t)
 				h.alive(exchanges[i].p)
-				if m.trial == i {
+				if m.trials[i] {
 					m.closes()
 				}
 			},
 			"wait": func(t *rapid.T) {
-				now = now.Add(time.Duration(rapid.IntRange(0, 12_000).Draw(t, "ms")) * time.Millisecond)
+				now = now.Add(time.Duration(rapid.OneOf(rapid.IntRange(0, 1_100), rapid.IntRange(0, 12_000)).Draw(t, "ms")) * time.Millisecond)
 			},
 			"": func(t *rapid.T) {
 				if h.open(now) != m.admits(now) {
 					t.Fatalf("open: %v, want %v", h.open(now), m.admits(now))
 				}
 				at, want := h.opensAt(now), time.Time{}
-				if m.open && m.trial < 0 && m.until.After(now) {
-					want = m.until
+				if m.open && !m.admits(now) {
+					if want = m.began.Add(time.Second); m.until.After(want) {
+						want = m.until
+					}
 				}
 				if at != want {
 					t.Fatalf("opens at %v, want %v", at, want)
 				}
 			},
 		})
-		for i, x := range exchanges { // whatever is lost now leaks no trial
-			h.end(x.p, neutral, now)
-			m.end(i, x.opening, neutral, rules, now)
-		}
-		if !h.open(now.Add(10 * time.Second)) {
-			t.Fatal("nothing runs, ten times the time has passed, and the target is not open")
+		if !h.open(now.Add(10 * time.Second)) { // whatever still runs
+			t.Fatal("ten times the time has passed, and the target is not open")
 		}
 	})
 }

@@ -140,6 +140,9 @@ func (x *exchange) roundTrip(out *http.Request) (got reply) {
 		return got
 	}
 	x.heed(resp)
+	if resp.StatusCode < http.StatusInternalServerError {
+		x.target.health.alive(x.pass)
+	}
 	RemoveHopByHop(resp.Header)
 	resp.Body = &body{ReadCloser: resp.Body, exchange: x}
 	got.resp = resp
@@ -347,6 +350,9 @@ func (x *exchange) explain(err error) (result string, p *weir.Problem) {
 	case !x.connected.Load():
 		return ResultConnect, &weir.Problem{Status: http.StatusBadGateway, Detail: fmt.Sprintf("Upstream %q cannot be reached.", name), Err: err}
 	}
+	if bad := x.request.body.measure(); bad != nil {
+		return ResultRequest, badBody(bad)
+	}
 	return ResultCut, &weir.Problem{Status: http.StatusBadGateway, Detail: fmt.Sprintf("Upstream %q broke off.", name), Err: err}
 }
 
@@ -357,6 +363,9 @@ func badBody(err error) *weir.Problem {
 			Status: http.StatusRequestEntityTooLarge,
 			Detail: fmt.Sprintf("The request's body is longer than %d bytes.", tooLarge.Limit), Err: err,
 		}
+	}
+	if errors.Is(err, errLength) {
+		return &weir.Problem{Status: http.StatusBadRequest, Detail: "The request's body is not as long as its Content-Length says.", Err: err}
 	}
 	return &weir.Problem{Status: http.StatusBadRequest, Detail: "The request's body could not be read to its end.", Err: err}
 }
@@ -417,9 +426,6 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 || err != nil {
-		if n > 0 && !x.streaming.Load() && x.status < 400 {
-			x.target.health.alive(x.pass)
-		}
 		x.streaming.Store(true)
 		x.watch.Stop()
 	}

@@ -71,16 +71,16 @@ func (h *health) openLocked(now time.Time) bool {
 	return !h.probes.ejected && !now.Before(h.closedUntil) && h.breaker.admits(now)
 }
 
-// opensAt is when the target may be open again, as far as that is known: for an
-// ejected one the time of its next probe. It is zero where the target is open now,
-// and where only the end of a trial can open it, because nobody knows when that is.
 // pauses reports whether nothing but its own wish keeps the target closed.
 func (h *health) pauses(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !h.probes.ejected && h.breaker.state == breakerClosed && now.Before(h.closedUntil)
+	return !h.probes.ejected && !h.breaker.isOpen && now.Before(h.closedUntil)
 }
 
+// opensAt is when the target may be open again, as far as that is known: for a
+// half-open breaker the time of the next trial, for an ejected target that of its
+// next probe. It is zero where the target is open now.
 func (h *health) opensAt(now time.Time) time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -107,19 +107,19 @@ func (h *health) closeUntil(t time.Time) {
 	h.tell("", sooner)
 }
 
-// begin is called before an exchange, and its pass given to end after it. It is
+// begin is called before an exchange, and its pass given to end after it, once. It is
 // not ok where the target is not open. Who goes on all the same must end the pass
 // too; such an exchange decides nothing while the breaker is not closed.
 func (h *health) begin(now time.Time) (p pass, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	ok = h.openLocked(now)
-	return h.breaker.begin(ok), ok
+	return h.breaker.begin(ok, now), ok
 }
 
-// alive says that the exchange brings an answer: the first byte of a body that is
-// not an error is there. A trial may be a stream of minutes, and it has shown what
-// it should. The pass must still be ended.
+// alive says that the exchange brings an answer: the head of one below 500 is there.
+// A trial may be a stream of minutes, and it has shown what it should: that the target
+// works. The pass must still be ended.
 func (h *health) alive(p pass) {
 	h.mu.Lock()
 	what, admits := h.breaker.alive(p)

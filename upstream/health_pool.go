@@ -3,7 +3,7 @@ package upstream
 import "time"
 
 // State is what the pool thinks of target i at now: its breaker, "closed", "open"
-// or "half_open" (one request at a time is let through as a trial), and whether
+// or "half_open" (one request a second is let through as a trial), and whether
 // its probes have ejected it. It is "" for a number that no target has.
 func (p *Pool) State(i int, now time.Time) (breaker string, ejected bool) {
 	if i < 0 || i >= len(p.targets) {

@@ -87,7 +87,8 @@ func TestHealth(t *testing.T) {
 		h.probed(false, now)
 		h.probed(false, now)
 		h.probed(true, now)
-		stands(t, h, now, standing{true, "half_open", false, 0})
+		stands(t, h, now, standing{false, "half_open", false, time.Second}) // the last trial was only now
+		stands(t, h, now.Add(time.Second), standing{true, "half_open", false, 0})
 	})
 	t.Run("does not close a breaker by probes", func(t *testing.T) {
 		h, now, _ := afterSteps(t, one, "bad")

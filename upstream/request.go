@@ -152,17 +152,37 @@ func (r *replay) next() (io.ReadCloser, error) {
 	case r.last != nil && !r.last.state.CompareAndSwap(bodyUnread, bodyTaken):
 		return nil, errBodyUsed
 	}
-	r.last = &onceBody{ReadCloser: r.in.Body}
+	r.last = &onceBody{ReadCloser: r.in.Body, declared: r.in.ContentLength}
 	return r.last, nil
 }
 
-// err is why the request's body could not be read, nil where it could.
+// err is why the request's own body could not be sent, nil where it could.
 func (r *replay) err() error {
 	if r.last == nil {
 		return nil
 	}
 	if err := r.last.failed.Load(); err != nil {
 		return *err
+	}
+	return nil
+}
+
+// measure reports whether a body that can be had again is as long as it was declared.
+// It is read once more for that, when an attempt has failed: one that is counted on its
+// way does not look to the transport as if it were in memory, and goes out in a segment
+// behind that of its head.
+func (r *replay) measure() error {
+	if r.none() || r.in.GetBody == nil || r.in.ContentLength < 0 {
+		return nil
+	}
+	body, err := r.in.GetBody()
+	if err != nil {
+		return nil // which says nothing of the one that was sent
+	}
+	defer func() { _ = body.Close() }()
+	n, err := io.Copy(io.Discard, io.LimitReader(body, r.in.ContentLength+1))
+	if err == nil && n != r.in.ContentLength {
+		return errLength
 	}
 	return nil
 }
@@ -181,22 +201,33 @@ const (
 	bodyTaken // for another attempt, or closed unread
 )
 
-var errBodyUsed = errors.New("the request's body was read by an attempt before")
+// Errors of a request's body.
+var (
+	errBodyUsed = errors.New("the request's body was read by an attempt before")
+	errLength   = errors.New("the request's body is not as long as its Content-Length")
+)
 
 // onceBody is a request's own body, which can be sent once. As long as nothing of
 // it was read another attempt may have it instead.
 type onceBody struct {
 	io.ReadCloser
-	state  atomic.Int32
-	failed atomic.Pointer[error]
+	declared int64 // negative: nothing
+	sent     int64 // read so far, by one attempt
+	state    atomic.Int32
+	failed   atomic.Pointer[error]
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. A body of another length than declared is an error here
+// and not in the transport, where it would look like one of the target's.
 func (b *onceBody) Read(p []byte) (int, error) {
 	if !b.state.CompareAndSwap(bodyUnread, bodyRead) && b.state.Load() == bodyTaken {
 		return 0, errBodyUsed
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.sent += int64(n)
+	if b.declared >= 0 && (b.sent > b.declared || err == io.EOF && b.sent < b.declared) {
+		err = errLength
+	}
 	if err != nil && err != io.EOF {
 		b.failed.Store(&err)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -45,6 +44,10 @@ func switchesToWebSocket(h http.Header) bool {
 // that answer is passed on. That in asks for a WebSocket, and may, is for the caller
 // to check, with IsWebSocket.
 //
+// What w.Header has by then wins over what the target says. Its Hijack finds the
+// target's other fields in w.Header, as WriteHeader does in Relay, and may change
+// them: what it leaves there is what the client gets.
+//
 // The seat is kept until the socket is closed. Timeouts.Total bounds the wait for
 // the switch, and then the time in which neither side sends anything; where one side
 // has ended its part, Timeouts.BetweenBytes does. The context of in and Close end it
@@ -81,24 +84,38 @@ func (p *Pool) Upgrade(w http.ResponseWriter, in *http.Request, c Call) error {
 		return b.exchange.broken(errPoolClosed)
 	}
 	defer p.leave()
+	added := addFields(w.Header(), resp.Header)
 	client, ahead, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		_ = b.Close()
+		for _, name := range added { // the answer is another
+			delete(w.Header(), name)
+		}
 		return &weir.Problem{Detail: "This connection cannot become a WebSocket.", Err: err}
 	}
 	s := &socket{exchange: b.exchange, client: client, ahead: ahead, target: target}
-	return s.run(head(w.Header(), resp.Header))
+	return s.run(head(w.Header()))
 }
 
 func (x *exchange) broken(err error) *weir.Problem {
 	return &weir.Problem{Status: http.StatusBadGateway, Detail: fmt.Sprintf("Upstream %q broke off.", x.pool.options.Name), Err: err}
 }
 
-// head is the answer that switches protocols, with the fields that this side has
-// set for its client.
-func head(ours, theirs http.Header) []byte {
-	h := ours.Clone()
-	maps.Copy(h, theirs)
+// addFields adds theirs to ours, without those that ours has, and returns the names
+// of what it added.
+func addFields(ours, theirs http.Header) (added []string) {
+	for name, values := range theirs {
+		if _, ok := ours[name]; !ok {
+			ours[name] = values
+			added = append(added, name)
+		}
+	}
+	return added
+}
+
+// head is the answer that switches protocols, with these fields.
+func head(fields http.Header) []byte {
+	h := fields.Clone()
 	for _, name := range []string{"Content-Length", "Transfer-Encoding", "Trailer"} {
 		delete(h, name) // there is no body
 	}
@@ -131,7 +148,6 @@ type socket struct {
 func (s *socket) run(head []byte) error {
 	x := s.exchange
 	x.streaming.Store(true)
-	x.target.health.alive(x.pass)
 	s.limit = x.pool.options.Timeouts.Total
 	s.idle = time.AfterFunc(s.limit, func() { x.cancel(errTotal) })
 	defer s.idle.Stop()

@@ -132,7 +132,8 @@ type door struct {
 	pool   *upstream.Pool
 	seats  *seats
 	cancel context.CancelFunc // of every request
-	errs   chan error         // what Upgrade returned
+	wrap   func(http.ResponseWriter) http.ResponseWriter
+	errs   chan error // what Upgrade returned
 	events chan upstream.Event
 }
 
@@ -154,6 +155,9 @@ func newDoor(t *testing.T, o upstream.Options, targets ...string) *door {
 		if !upgrade {
 			d.pool.ServeHTTP(w, r)
 			return
+		}
+		if d.wrap != nil {
+			w = d.wrap(w)
 		}
 		err := d.pool.Upgrade(w, r, upstream.Call{Seat: d.seats.at(0)})
 		d.errs <- err
@@ -249,6 +253,36 @@ func TestAWebSocketIsPassedThrough(t *testing.T) {
 		t.Errorf("%+v %v", e, err)
 	}
 	d.seats.check(t, 1)
+}
+
+// hijacks says on whose account it is when its connection is taken over.
+type hijacks struct{ http.ResponseWriter }
+
+func (w hijacks) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, in, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		h := w.Header()
+		delete(h, "X-Ratelimit-Remaining")
+		h["Server-Timing"] = append([]string{"ours"}, h["Server-Timing"]...)
+	}
+	return conn, in, err
+}
+
+func TestWhatIsSaidHereOfASocketWins(t *testing.T) {
+	target := backend(t, switches(echo, "X-Request-Id: theirs", "RateLimit: theirs", "X-RateLimit-Remaining: 9", "Server-Timing: theirs", "X-Theirs: 1", "Content-Length: 7"))
+	d := newDoor(t, upstream.Options{}, target)
+	d.wrap = func(w http.ResponseWriter) http.ResponseWriter {
+		w.Header()["Ratelimit"] = []string{"ours"}
+		return hijacks{w}
+	}
+	_, _, resp := d.open(handshake + "\r\n")
+	want := http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Accept": {acceptKey(someKey)},
+		"X-Request-Id": {"r1"}, "Ratelimit": {"ours"}, "Server-Timing": {"ours", "theirs"}, "X-Theirs": {"1"},
+	}
+	if resp.StatusCode != 101 || fmt.Sprint(resp.Header) != fmt.Sprint(want) {
+		t.Errorf("%d\n got %v\nwant %v", resp.StatusCode, resp.Header, want)
+	}
 }
 
 func TestHalfOfASocketMayEndFirst(t *testing.T) {
@@ -429,9 +463,11 @@ func TestAnUpgradeThatIsRefused(t *testing.T) {
 			_, _ = in.ReadByte()
 			close(closed)
 		}))}}})
-		err := pool.Upgrade(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "GET", "/", nil), upstream.Call{Seat: s.at(0)})
-		if p, ok := errors.AsType[*weir.Problem](err); !ok || !errors.Is(p, http.ErrNotSupported) {
-			t.Errorf("%v", err)
+		w := httptest.NewRecorder()
+		w.Header().Set("X-Ours", "1")
+		err := pool.Upgrade(w, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil), upstream.Call{Seat: s.at(0)})
+		if p, ok := errors.AsType[*weir.Problem](err); !ok || !errors.Is(p, http.ErrNotSupported) || fmt.Sprint(w.Header()) != "map[X-Ours:[1]]" {
+			t.Errorf("%v, with the fields %v of an answer that nobody gets", err, w.Header())
 		}
 		<-closed
 		s.check(t, 1)
