@@ -376,7 +376,7 @@ func visit(q *admission.Queue, rnd *rand.Rand) {
 		return
 	}
 	var both sync.WaitGroup
-	both.Go(func() { slot.FirstToken(); slot.Progress(3) })
+	both.Go(func() { slot.FirstToken(); slot.Progress(3, 0) })
 	if rnd.IntN(3) == 0 { // the end and a leaving client race
 		both.Go(slot.Leave)
 	}

@@ -110,6 +110,7 @@ func dropDigests(h http.Header) {
 func (x *exchange) relay(resp *http.Response) {
 	x.theirs = x.chosen.upstream.dialect.Limits(resp.Header, time.Now())
 	delete(resp.Header, "X-Request-Id")
+	delete(resp.Header, ticketField) // another queue's
 	if x.failEarly(resp) {
 		return
 	}

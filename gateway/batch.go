@@ -23,13 +23,13 @@ func (codec) Split(answer []byte, calls []*dialect.Call) ([][]byte, error) {
 }
 
 // newBatcher makes what joins calls to u's pool, nil where the file does not ask for
-// it.
-func (u *upstreamSetup) newBatcher() *upstream.Batcher[*dialect.Call] {
+// it. largest is how long the body of one may be.
+func (u *upstreamSetup) newBatcher(largest int64) *upstream.Batcher[*dialect.Call] {
 	b := u.config.Batch
 	if b == nil {
 		return nil
 	}
-	o := upstream.BatchOptions{MaxItems: b.MaxSize, MaxDelay: b.MaxDelay, Resize: u.queue.SetBatchSize, Pool: u.pool, Observe: u.batches.observe}
+	o := upstream.BatchOptions{MaxItems: b.MaxSize, MaxDelay: b.MaxDelay, MaxBytes: largest, Resize: u.queue.SetBatchSize, Pool: u.pool, Observe: u.batches.observe}
 	if slo := u.config.SLO; slo != nil {
 		o.Goal = slo.TTFT
 	}

@@ -52,6 +52,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		if w.exchange.place != nil {
 			w.exchange.place.Switched()
 		}
+		delete(w.Header(), ticketField) // another queue's
 		w.status, w.firstByte = http.StatusSwitchingProtocols, time.Since(w.exchange.started)
 		w.exchange.setFields(w.Header())
 	}

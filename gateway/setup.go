@@ -178,9 +178,20 @@ func (g *Gateway) buildUpstream(s *setup, name string, u config.Upstream) error 
 		us.queue.Close()
 		return fmt.Errorf("upstreams.%s: %w", name, err)
 	}
-	us.batcher = us.newBatcher()
+	us.batcher = us.newBatcher(s.largestBody(name))
 	s.upstreams[name] = us
 	return nil
+}
+
+// largestBody is what the routes to an upstream allow.
+func (s *setup) largestBody(name string) int64 {
+	most := int64(0)
+	for _, r := range s.config.Routes {
+		if r.Upstream == name {
+			most = max(most, int64(r.MaxBody))
+		}
+	}
+	return most
 }
 
 // targetChanged says in the log that a target is left out, or back.
