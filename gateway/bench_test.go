@@ -33,6 +33,7 @@ routes: [{name: all, match: {path: /*}, upstream: u`+route+`}]`), nil)
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer func() { _ = g.Close(b.Context()) }()
 	header := http.Header{"Content-Type": {"application/json"}, "Accept": {"*/*"}, "User-Agent": {"bench"}}
 	r, err := http.NewRequest("POST", "/predict", nil)
 	if err != nil {

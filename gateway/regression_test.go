@@ -179,6 +179,7 @@ func TestAShortAnswerFromThisProcessIsNotStored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = g.Close(t.Context()) }()
 	s := httptest.NewServer(g)
 	defer s.Close()
 	for range 2 {

@@ -125,7 +125,11 @@ func (g *Gateway) build(c *config.Config) (*setup, error) {
 		// A plain body is read only where something depends on it: it may be long.
 		r.reads = needsModel || r.cache != nil || r.upstream.dialect.Name() != s.plain.Name()
 	}
-	return s, s.exportGauges(g.metrics)
+	if err := s.exportGauges(g.metrics); err != nil {
+		s.closeUpstreams()
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *setup) buildCallers(c *config.Config) error {
