@@ -22,7 +22,7 @@ const lookEvery = 40 * time.Millisecond
 
 // lookPart bounds the time that looking takes to one part in so many: with very many
 // clients the looks become rarer.
-const lookPart = 20
+const lookPart = 10
 
 // watcher looks for clients that have left. It has a goroutine only while there is
 // somebody to look at.
