@@ -34,12 +34,16 @@ type limiter struct {
 	cutAt   time.Time // the last cut
 	cuts    [3]point  // the last cuts of a series, the newest last
 	series  int       // cuts since something grew or was well
+	second  point     // the second cut of the series
 
 	refused, failed, served int     // answers since the last tick
+	ends                    int     // the same, and what says nothing of the target
 	usual                   float64 // share of failures
 	streams                 streams
 	plain                   plain
 	engineView              engineView
+	refusals                refusals
+	silence                 silence
 }
 
 // bound is one limit.
@@ -64,20 +68,26 @@ type bound struct {
 
 // signal is what one step knows.
 type signal struct {
-	over   float64 // above 1: too slow
-	memory bool    // what is over is the cache, not only the speed
-	work   float64 // per second, in tokens or in seconds of work at low load
-	heard  bool    // the target answered something
-	events float64 // that work is counted from
-	flat   bool    // more at once does not bring more work
-	trim   bool    // and fewer would not bring less
-	steep  bool    // fewer would bring less, and make nothing faster
-	easy   bool    // far from the aim
-	paced  bool    // it is of streams, and held against a service level
+	over    float64 // above 1: too slow
+	memory  bool    // what is over is the cache, not only the speed
+	work    float64 // per second, in tokens or in seconds of work at low load
+	heard   bool    // the target answered something
+	events  float64 // that work is counted from
+	plain   float64 // the same work of plain calls, where it is of streams
+	calls   float64 // that it is counted from
+	refused bool    // more is refused than usual
+	stall   bool    // what is over is stalls
+	quiet   bool    // nothing was heard at all
+	longer  bool    // calls take longer than at low load, if only by a little
+	flat    bool    // more at once does not bring more work
+	trim    bool    // and fewer would not bring less
+	steep   bool    // fewer would bring less, and make nothing faster
+	easy    bool    // far from the aim
+	paced   bool    // it is of streams, and held against a service level
 }
 
 // point is what was seen before a cut.
-type point struct{ over, work, seats, tokens float64 }
+type point struct{ over, work, plain, seats, tokens float64 }
 
 // newLimiter makes the limits of one target. Min equal to Max fixes the seats and
 // leaves tokens and prefill open, unless an engine tells the size of its cache.
@@ -169,6 +179,7 @@ func (l *limiter) ended(kind string, took time.Duration, r Result, tokens int64,
 		l.nowTok -= each
 		l.now--
 	}
+	l.ends++
 	switch r {
 	case Overloaded:
 		l.refused++
@@ -207,7 +218,7 @@ func (l *limiter) tick(now time.Time) {
 // next begins a step.
 func (l *limiter) next() {
 	l.waited = false
-	l.refused, l.failed, l.served = 0, 0, 0
+	l.refused, l.failed, l.served, l.ends = 0, 0, 0, 0
 	l.seat.next(float64(l.now))
 	l.token.next(l.nowTok)
 	l.streams.next()
@@ -219,17 +230,24 @@ func (l *limiter) measure(since time.Duration, now time.Time) signal {
 	l.others(now)
 	seats := l.seat.inUse(l.parts)
 	full := l.waited && l.seat.used(growFrom, l.parts)
+	share, paused := l.streams.voice(l.seat.peak)
+	few := share < fewStreams // they are not what the target does
 	s := signal{heard: l.streams.heard() || l.served > 0}
-	s.over = max(l.hard(), l.streams.over(l.slo, l.cutAt, now))
+	s.quiet = l.ends == 0 && (few || !l.streams.heard())
+	s.over, s.refused = l.hard()
+	if !few {
+		s.over = max(s.over, l.streams.over(l.slo, l.cutAt, now))
+	}
 	s.easy = s.over < calm && l.streams.known(l.slo)
-	if stall := l.streams.stalled(); stall > stallLimit {
-		s.over, s.memory = max(s.over, 1+stallWeight*stall), true
+	stall := l.streams.stalled()
+	if stall > stallLimit && !few && (share >= mostStreams || paused >= stalledLeast) {
+		s.over, s.memory, s.stall = max(s.over, 1+stallWeight*stall), true, true
 	}
 	if over, memory := l.engineView.over(now); over > 1 {
 		s.over, s.memory = max(s.over, over), s.memory || memory
 	}
 	s.work, s.events = l.streams.step(since), l.streams.all.tokens
-	if l.slo.TTFT <= 0 && l.slo.TPOT <= 0 {
+	if l.slo.TTFT <= 0 && l.slo.TPOT <= 0 && !few {
 		over, flat := l.streams.power(seats)
 		s.over, s.flat = max(s.over, over), flat
 	}
@@ -238,33 +256,39 @@ func (l *limiter) measure(since time.Duration, now time.Time) signal {
 		full:  full,
 		quiet: !l.waited && !l.seat.used(growFrom, l.parts),
 		calls: l.served,
+		blind: l.silence.risen > 0,
+		above: l.seat.limit > l.silence.first,
 	})
 	s.over = max(s.over, p.over)
 	s.easy = s.easy && s.over < calm && p.easy
-	s.paced = s.events >= 1 && (l.slo.TTFT > 0 || l.slo.TPOT > 0)
-	if s.events < 1 { // no streams
+	s.plain, s.calls = p.work, float64(l.served)
+	s.longer = p.longer
+	streams := s.events >= 1 && !few
+	s.paced = streams && (l.slo.TTFT > 0 || l.slo.TPOT > 0)
+	if !streams {
 		s.work, s.flat, s.trim = p.work, p.flat, p.trim
 		s.steep = p.steep && l.refused == 0
 		s.events = float64(l.served)
-		s.heard = s.heard && p.heard
+		s.heard = p.heard // a window may end in a step without answers
 	}
 	return s
 }
 
 // hard is what the target's own refusals and failures mean: the more of them, the
 // more.
-func (l *limiter) hard() float64 {
+func (l *limiter) hard() (over float64, refusals bool) {
 	all := float64(l.refused + l.failed + l.served)
 	if all == 0 {
-		return 0
+		return 0, false
 	}
-	failed, refused := float64(l.failed)/all, float64(l.refused)/all
+	failed := float64(l.failed) / all
 	usual := l.usual
 	l.usual += (failed - usual) / usualSteps
+	refused := l.refusals.excess(float64(l.refused), all)
 	if refused < refusedShare && failed < failureShare+usual {
-		return 0
+		return 0, false
 	}
-	return min(hard, softest+2*(refused+max(failed-usual, 0)))
+	return min(hard, softest+2*(refused+max(failed-usual, 0))), refused >= refusedShare
 }
 
 // act moves the limits by what was seen.
@@ -273,6 +297,15 @@ func (l *limiter) act(s signal) {
 	l.token.remember(s.over <= 1, l.parts)
 	if l.pause > 0 {
 		l.pause--
+	}
+	l.refusals.see(float64(l.refused), float64(l.served), l.seat.limit)
+	switch {
+	case !s.quiet:
+		l.silence.hear(float64(l.served)*l.parts, s)
+	case l.seat.peak < 1:
+		l.silence.steps = 0
+	default:
+		l.silence.steps++
 	}
 	if s.over <= 1 {
 		l.series = 0
@@ -298,6 +331,8 @@ func (l *limiter) act(s signal) {
 		l.hold = 1
 	case s.over <= 1 && l.waited && l.hold <= 0 && s.heard && !s.flat:
 		l.grow(s, s.easy)
+	case s.over <= 1 && s.quiet && pressed && l.hold <= 0 && !s.flat:
+		l.rise()
 	default:
 		l.hold--
 	}
@@ -307,8 +342,10 @@ func (l *limiter) act(s signal) {
 // known: that limit is cut only where the cache itself proves too small.
 func (l *limiter) cut(s signal) {
 	copy(l.cuts[:], l.cuts[1:])
-	l.cuts[2] = point{over: s.over, work: s.work, seats: l.seat.limit, tokens: l.token.limit}
-	l.series++
+	l.cuts[2] = point{over: s.over, work: s.work, plain: s.plain, seats: l.seat.limit, tokens: l.token.limit}
+	if l.series++; l.series == 2 {
+		l.second = l.cuts[2]
+	}
 	l.seat.cut(s.over, l.parts)
 	if s.memory || math.IsInf(l.token.high, 1) {
 		if s.paced && l.series == 1 {
@@ -330,8 +367,19 @@ func (l *limiter) undo(s signal) bool {
 	if l.pausing > 0 {
 		before = l.cuts[0] // it was like this then already
 	}
-	noise := 1 / math.Sqrt(max(s.events, 1))
-	if l.series < 3 || s.over < (1-improvement)*before.over || s.work >= (1-max(lossy, noise))*before.work {
+	switch {
+	case s.refused:
+		limit, vain := l.refusals.blame(l.seat.limit)
+		if !vain {
+			return false
+		}
+		l.seat.limit = min(max(l.seat.limit, limit), l.seat.high)
+		l.series = 0
+		return true
+	case s.stall && l.series >= 3 && l.second.vain(s):
+		before = l.second
+	}
+	if l.series < 3 || !before.vain(s) {
 		return false
 	}
 	l.seat.limit = min(max(l.seat.limit, before.seats), l.seat.high)
@@ -340,6 +388,14 @@ func (l *limiter) undo(s signal) bool {
 	l.pausing = min(max(2*l.pausing, pauseSteps), longestPause)
 	l.pause = l.pausing
 	return true
+}
+
+// vain reports whether what was cut since then made nothing better and cost work.
+func (p point) vain(s signal) bool {
+	lost := func(now, before, events float64) bool {
+		return now < (1-max(lossy, 1/math.Sqrt(max(events, 1))))*before
+	}
+	return s.over >= (1-improvement)*p.over && (lost(s.work, p.work, s.events) || s.stall && lost(s.plain, p.plain, s.calls))
 }
 
 // grow makes the limits larger that were in use.

@@ -33,6 +33,17 @@ const (
 	deepest = 0.85
 	hard    = 1 / 0.7
 	softest = 1.05
+	// fewStreams is the share of the requests at the target below which streams say
+	// nothing for all of them, and mostStreams that from which on they do without more.
+	// Between the two at least stalledLeast of them must have stalled: one that pauses
+	// is a feed or a tool that runs, and not an engine that has no room.
+	fewStreams   = 0.2
+	mostStreams  = 0.5
+	stalledLeast = 3.0
+
+	// heardWithin is the seconds in which a stream is looked for: those of gapSteps.
+	heardWithin = 3.0
+
 	// failureShare is the share of failures that counts, refusedShare that of
 	// refusals: a request that always fails says nothing of load.
 	// What fails anyway is learnt in usualSteps.
@@ -82,6 +93,34 @@ const (
 	// before the last cut counts as not done yet.
 	drainRate  = 0.5
 	drainSlack = 0.02
+
+	// Refusals that cutting does not make fewer come from something else, such as a
+	// caller's own quota at the target. blameSteps is for how many steps after the
+	// first cut they are counted, to be compared with as many others or more; after
+	// blameOver steps without a cut the next one is the first again. They are fewer
+	// where their number fell below refusedLess of what as many seats would have, or
+	// their share below half, and it cost work where a tenth is lost. (b, see the guard)
+	// What is usual then must be passed by usualNoise standard deviations.
+	blameSteps  = 2
+	blameOver   = 5
+	refusedLess = 0.8
+	refusedHalf = 0.5
+	refusedCost = 0.1
+	usualNoise  = 2.0
+	usualMost   = 0.9
+
+	// silentRise is by how much limits grow for each step in which the target was full
+	// and nothing at all was heard from it: calls that take a minute say nothing for a
+	// minute. mostSilent is by how much in all for requests with tokens, and for all from
+	// the second time on: then those must be answered before there are more.
+	silentRise = 1.25
+	mostSilent = 2.0
+	// longerRatio is by how much longer than at low load calls may take before limits
+	// grow in silence again.
+	longerRatio = 1.2
+	// probeRatio is the same from where on a limit that grew in silence is made smaller
+	// until it shows whether the work becomes less.
+	probeRatio = 1.5
 
 	// improvement is how much better two cuts must make things, and lossy how much
 	// less work shows that they cost something. Where they did not help they are

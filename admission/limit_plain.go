@@ -37,6 +37,7 @@ type kind struct {
 	steps         int     // that learn has
 	low           bool    // learn is of steps in which nobody waited inside
 	base          float64 // median at low load in seconds, 0: not known
+	load          float64 // seats in use when it was first learnt
 	trusted       bool    // base was seen when nobody waited inside
 	idle          bool    // and that was at low load
 	young         float64 // until it is: how many calls learn must have
@@ -50,6 +51,8 @@ type load struct {
 	full  bool // something waited, and the seats were in use
 	quiet bool // nothing waited, and they were not
 	calls int  // that were answered
+	blind bool // the limit grew in silence once
+	above bool // and is still above what it was before
 }
 
 // plainSignal is what the calls of one step show.
@@ -57,6 +60,7 @@ type plainSignal struct {
 	over, work        float64
 	heard, easy       bool
 	flat, trim, steep bool // see signal
+	longer            bool // than at low load, if only by a little
 }
 
 func (p *plain) add(name string, took time.Duration) {
@@ -122,11 +126,21 @@ func (p *plain) measure(slo SLO, since time.Duration, on load) plainSignal {
 	s.flat = on.full && known && slope+err < flatSlope && (ratio > noLoadRatio || !trusted)
 	s.steep = on.full && known && slope-err > flatSlope
 	for _, k := range p.order {
-		k.adapt(on.quiet, s.steep)
+		k.adapt(on, s.steep)
 	}
 	p.quiet = on.quiet
 	s.easy = ratio/plainRatio < calm
+	longer := 1.0
+	if p.weight > 0 {
+		longer = math.Exp(p.ratios / p.weight)
+	}
+	s.longer = longer > longerRatio
 	s.trim = s.flat && slope+err < idleSlope
+	if on.blind && on.above && on.full && !trusted && !known && longer > probeRatio {
+		// Nobody knows what is normal. Down to what the limit was before, it moves until
+		// the work shows what more is good for.
+		s.trim = true
+	}
 	if p.weight == 0 || !compared {
 		// What is old was acted upon. But where all seats were used again and again,
 		// and all is well, growth need not wait.
@@ -191,8 +205,12 @@ func (k *kind) compare(slo SLO, p *plain) {
 
 // adapt learns what is normal, from steps of low load, quiet, or of much that does
 // not wait inside, steep. Of others only the first is taken, and what is faster.
-func (k *kind) adapt(quiet, steep bool) {
+// Where the limit grew in silence, it may be above what the target can do, and then
+// seats that nobody takes are no low load: what is slower with more inside is not
+// normal for that.
+func (k *kind) adapt(on load, steep bool) {
 	k.steps++
+	quiet := on.quiet
 	low := quiet || steep
 	if low != k.low {
 		k.learn.reset()
@@ -206,8 +224,8 @@ func (k *kind) adapt(quiet, steep bool) {
 	}
 	median := k.learn.quantile(0.5, baseScale)
 	switch {
-	case k.base == 0 || quiet && !k.idle:
-		k.base = median
+	case k.base == 0 || quiet && !k.idle && (!on.blind || median <= k.base || on.seats <= k.load):
+		k.base, k.load = median, on.seats
 	case low && median >= k.base:
 		k.base = min(median, k.base*math.Exp2(float64(k.steps)/baseDouble))
 	case low, n >= baseEnough && median < baseNoise*k.base:

@@ -58,6 +58,7 @@ type plainServer struct {
 	lag     float64 // seconds that every call takes beside its service
 	refuse  int     // calls inside from which on it refuses; 0: never
 	fail    float64 // share of calls that fail
+	quota   float64 // share of calls that it refuses, whatever the load
 
 	now      float64
 	next     float64 // arrival
@@ -156,6 +157,9 @@ func (s *plainServer) admit() {
 	switch {
 	case s.refuse > 0 && s.inside > s.refuse:
 		c.result, c.at = Overloaded, s.now+0.02
+		heap.Push(&s.events, c)
+	case s.quota > 0 && s.rng.Float64() < s.quota:
+		c.result, c.at = Overloaded, s.now+0.005
 		heap.Push(&s.events, c)
 	case s.fail > 0 && s.rng.Float64() < s.fail:
 		c.result, c.at = Failed, s.now+0.001

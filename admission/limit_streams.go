@@ -38,6 +38,9 @@ type flow struct {
 	total
 	stalled float64
 	events  int
+	// present is for how long requests were heard, in seconds, and paused for how long
+	// those of them that stalled: each heardWithin at most.
+	present, paused float64
 	// spent is how long answers in one piece took, allowed how long they may take.
 	spent, allowed float64
 }
@@ -59,6 +62,7 @@ func (s *streams) first(took time.Duration, input int64, now time.Time) {
 	s.flow[0].tokens++
 	s.flow[0].cost += inputWeight*f.input + outputWeight
 	s.flow[0].firsts += f.took
+	s.flow[0].present += min(f.took, heardWithin)
 	beyond := max(f.took-s.betaNow*f.input, 0)
 	s.floors.add(bucket(beyond, baseScale))
 	if s.floor > 0 {
@@ -79,9 +83,11 @@ func (s *streams) gap(d time.Duration, tokens int64) {
 	f.tokens += n
 	f.cost += outputWeight * n
 	f.events++
+	f.present += min(took, heardWithin)
 	// A piece of many tokens may take as long as they take.
 	if last := &s.flow[1]; took-n*last.mean() > stallAfter {
 		f.stalled += took
+		f.paused += min(took, heardWithin)
 	}
 }
 
@@ -106,6 +112,7 @@ func (s *streams) whole(took time.Duration, tokens int64, cost float64, slo SLO)
 		return false
 	}
 	f := &s.flow[0]
+	f.present += took.Seconds()
 	f.events++
 	f.tokens += n
 	f.cost += max(cost, outputWeight*n)
@@ -188,6 +195,18 @@ func (s *streams) over(slo SLO, since, now time.Time) float64 {
 		over = max(over, f.spent/f.allowed)
 	}
 	return over
+}
+
+// voice is how much what streams show says of all the requests at the target: the
+// share of them that streams, and how many of those stalled.
+func (s *streams) voice(running float64) (share, paused float64) {
+	var present float64
+	for _, f := range s.flow {
+		present += f.present
+		paused += f.paused
+	}
+	steps := float64(min(s.steps+1, gapSteps))
+	return min(present/(steps*max(running, 1)), 1), paused / steps
 }
 
 // known reports whether what streams has done so for long enough to say how slow it is.

@@ -47,7 +47,7 @@ func (m *oracle) decided(it *Item) {
 		m.over = append(m.over, it)
 		return
 	}
-	if w := it.Waited(); w > it.expires.Sub(it.arrived) {
+	if w := it.Waited(); w > max(it.expires.Sub(it.arrived), 0) {
 		m.t.Fatalf("waited %v of %v", w, it.expires.Sub(it.arrived))
 	}
 	m.runs = append(m.runs, it)
