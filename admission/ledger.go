@@ -49,6 +49,28 @@ func (s *Scheduler) hold(it *Item, target int, g *group, now time.Time) {
 	t.use(t.running, t.tokens)
 }
 
+// gather gives the new place of g to those who wait and may share it, class by class
+// and each caller's in order: they take it from nobody.
+func (s *Scheduler) gather(g *group, now time.Time) {
+	if g == nil || s.waiting == 0 {
+		return
+	}
+	var found []*Item
+	room := s.options.BatchSize - g.items
+	for i := range s.lines {
+		for _, at := range s.lines[i].heap {
+			for it := at.caller.first; it != nil; it = it.next {
+				if r := &it.request; r.Batch == g.key && r.Items <= room && it.expires.After(now) && !slices.Contains(r.Tried, g.target) {
+					found, room = append(found, it), room-r.Items
+				}
+			}
+		}
+	}
+	for _, it := range found {
+		s.run(it, g.target, g, now)
+	}
+}
+
 // open is the group that r can share a place with, if there is one.
 func (s *Scheduler) open(r *Request) *group {
 	if r.Batch == "" {
@@ -229,7 +251,7 @@ func (s *Scheduler) reckon(it *Item, result Result, took time.Duration) {
 		}
 		made := float64(it.produced)
 		if !it.streamed { // nobody saw what was made of it
-			made = float64(r.Output) * s.rate.done(took)
+			made = float64(r.Output) * s.rate.done(took, it.cost)
 		}
 		s.addCharge(it, Cost(r.Input, r.Cached, 0)+outputWeight*made-it.charged)
 	case it.produced == 0:

@@ -97,12 +97,17 @@ func (r *rate) took(d time.Duration, it *Item) {
 	}
 }
 
-// done is the part of a usual request that is over after d.
-func (r *rate) done(d time.Duration) float64 {
-	if r.usual <= 0 {
+// done is the part of a request of a cost that is over after d, at most: by the
+// fastest of its kind, or by the usual one where none is known.
+func (r *rate) done(d time.Duration, cost float64) float64 {
+	whole := r.fastest[costClass(cost)]
+	if whole <= 0 {
+		whole = r.usual.Seconds()
+	}
+	if whole <= 0 {
 		return 1
 	}
-	return min(d.Seconds()/r.usual.Seconds(), 1)
+	return min(d.Seconds()/whole, 1)
 }
 
 // fade makes the fastest times shorter as time passes. They are for refusing, and

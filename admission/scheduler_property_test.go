@@ -78,6 +78,7 @@ func (m *oracle) leaves(it *Item) {
 
 func (m *oracle) mayOvertake(it, oldest *Item, newest bool) {
 	switch age := m.now.Sub(oldest.arrived); {
+	case it.group != nil && it.group.members > 1: // it takes no place from anybody
 	case it.returns && !oldest.returns:
 	case it.request.Class == Batch:
 		m.t.Fatalf("class batch out of order")

@@ -54,6 +54,8 @@ routes: [{name: all, match: {path: /*}, upstream: u}]
 		w.shows(limit/2, "weir_admission_running")
 		w.waits(15 + 1 - limit/2)
 	}
+	// Who has a place is on the way to the upstream, and not yet there.
+	storetest.Eventually(t, eventually, "all places of the upstream are taken", func() bool { return now.Load() == limit })
 	for path, w := range instances {
 		for range 15 + 1 {
 			release[path] <- struct{}{}
