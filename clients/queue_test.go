@@ -250,15 +250,6 @@ func TestTimeouts(t *testing.T) {
 func TestStaysAway(t *testing.T) {
 	t.Parallel()
 	for _, client := range []string{"openai", "anthropic"} {
-		t.Run(client+", because it would be too late", func(t *testing.T) {
-			t.Parallel()
-			model, weir := serveQueue(t, "queue: {max: 8}")
-			all := runScript(t, client, weir.base, "sk-queue", "late")
-			for _, name := range all.scenarios(t, "late") {
-				checkStaysAway(t, client, all.get(t, "late: "+name), "too slow")
-			}
-			checkModels(t, model, nil, 1)
-		})
 		t.Run(client+", because it is long until there is a server", func(t *testing.T) {
 			t.Parallel()
 			model, weir := serveQueue(t, "breaker: {failures: 1, open_for: 5m}")

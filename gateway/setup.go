@@ -201,7 +201,17 @@ func (s *setup) largestBody(name string) int64 {
 // targetChanged says in the log that a target is left out, or back.
 func (g *Gateway) targetChanged(name string) func(upstream.TargetEvent) {
 	return func(e upstream.TargetEvent) {
-		g.Logger().Warn("a target of an upstream "+e.What, "upstream", name, "target", e.Target)
+		log := g.Logger().With("upstream", name, "target", e.Target)
+		switch e.What {
+		case upstream.TargetOpened:
+			log.Warn("a target is left out: too many requests in a row failed")
+		case upstream.TargetEjected:
+			log.Warn("a target is left out: its probes fail")
+		case upstream.TargetClosed:
+			log.Info("a target is back: a request succeeded")
+		case upstream.TargetReturned:
+			log.Info("a target's probes succeed again")
+		}
 	}
 }
 
@@ -250,6 +260,14 @@ func (us *upstreamSetup) poolOptions(o Options) (upstream.Options, error) {
 		options.Targets = append(options.Targets, target)
 	}
 	return options, nil
+}
+
+// engineFailures is how often the metrics of all targets could not be read.
+func (u *upstreamSetup) engineFailures() (n int64) {
+	for i := range u.pool.Targets() {
+		n += u.pool.EngineFailures(i)
+	}
+	return n
 }
 
 // closeUpstreams stops what runs for them, and waits.
@@ -386,8 +404,10 @@ func (s *setup) exportGauges(m *telemetry.Metrics) error {
 	for name, u := range s.upstreams {
 		errs = append(errs, m.GaugeFunc("weir_upstream_requests_in_flight", "Requests at the upstream now.",
 			func() float64 { return float64(u.pool.InFlight()) }, "upstream", name),
-			m.GaugeFunc("weir_upstream_targets_closed", "Targets that said that they admit nothing for the moment.",
+			m.GaugeFunc("weir_upstream_targets_closed", "Targets that may be given nothing now: their breaker is open, their probes fail, or they asked for a pause.",
 				func() float64 { return float64(u.pool.Closed()) }, "upstream", name),
+			m.CounterFunc("weir_upstream_engine_failures_total", "Readings of the targets' engine metrics that failed. It stays 0 where none are configured.",
+				func() float64 { return float64(u.engineFailures()) }, "upstream", name),
 			u.exportQueue(m))
 	}
 	return errors.Join(errs...)

@@ -36,7 +36,7 @@ type Entry struct {
 	// not written. Client is the address behind the trusted proxies.
 	Method, Path, Proto, Client string
 	// Status is what the client got. It decides the level: error from 500 on,
-	// warn for 429, else info.
+	// warn for 429 and for what was shed, else info.
 	Status int
 	// BytesIn and BytesOut count the two bodies.
 	BytesIn, BytesOut int64
@@ -107,6 +107,9 @@ func NewAccessLog(w io.Writer, level slog.Level) *AccessLog {
 // be called concurrently.
 func (l *AccessLog) Log(e Entry) {
 	level := levelOf(e.Status)
+	if e.Shed != "" { // under load these are many, and nothing is wrong with Weir
+		level = min(level, slog.LevelWarn)
+	}
 	if level < l.level {
 		return
 	}

@@ -1,5 +1,5 @@
 import Anthropic from "@anthropic-ai/sdk"
-import { base, each, gather, key, leaving, queued, returns, run, shed, slow } from "./lib.mjs"
+import { base, each, gather, key, leaving, queued, returns, run, shed } from "./lib.mjs"
 
 const client = (fetch, maxRetries = 0) => new Anthropic({ baseURL: base, apiKey: key, fetch, maxRetries })
 const request = { model: "m", max_tokens: 100, messages: [{ role: "user", content: "Say hello." }] }
@@ -30,7 +30,6 @@ await run({
 	returns: each(asks(), returns(path)),
 	"returns-once": { "message": returns(path)(asks()["message"]) },
 	timeouts: each(asks({ timeout: 1000 }), returns(path)),
-	late: { "message": slow(path, 1100)(asks({ timeout: 1000 })["message"]) },
 	leaving: each(leaves, leaving(path, f => message(f))),
 	"leaving-told": each({ "message stream": leaves["message stream"] }, leaving(path, f => message(f), { told: true })),
 	away: {

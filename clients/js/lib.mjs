@@ -138,15 +138,6 @@ export const returns = path => scenario => async (fetch, line) => {
 	}, line)
 }
 
-// slow lets the model take so many milliseconds for a small request before the
-// scenario, so that Weir thinks that it always does.
-export const slow = (path, ms) => scenario => async (fetch, line) => {
-	const free = await busy(path, "Hold.")
-	await new Promise(resolve => setTimeout(resolve, ms))
-	await free()
-	return scenario(fetch, line)
-}
-
 // leaving has a client leave the queue, at once or when it was told that it is in
 // it; next is what comes after it.
 export const leaving = (path, next, { told = false } = {}) => scenario => async (fetch, line) => {

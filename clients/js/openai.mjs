@@ -1,5 +1,5 @@
 import OpenAI from "openai"
-import { base, each, gather, key, leaving, queued, returns, run, shed, slow } from "./lib.mjs"
+import { base, each, gather, key, leaving, queued, returns, run, shed } from "./lib.mjs"
 
 const client = (fetch, maxRetries = 0) => new OpenAI({ baseURL: base + "/v1", apiKey: key, fetch, maxRetries })
 const messages = [{ role: "user", content: "Say hello." }]
@@ -39,7 +39,6 @@ await run({
 	returns: { ...each(asks(), returns(path)), "response": returns(path)(f => client(f, 2).responses.create({ model: "m", input: "Say hello." })) },
 	"returns-once": { "chat": returns(path)(asks()["chat"]) },
 	timeouts: each(asks({ timeout: 1000 }), returns(path)),
-	late: { "chat": slow(path, 1100)(asks({ timeout: 1000 })["chat"]) },
 	leaving: each(leaves, leaving(path, f => chat(f))),
 	"leaving-told": each({ "chat stream": leaves["chat stream"], "response stream": leaves["response stream"] }, leaving(path, f => chat(f), { told: true })),
 	away: {
