@@ -61,8 +61,6 @@ func ParseClass(s string) (Class, error) {
 
 // Target is one server.
 type Target struct {
-	// Name is told in events.
-	Name string
 	// Weight is its share of the work beside the other targets'. 0 means 1.
 	Weight int
 }

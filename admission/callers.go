@@ -83,12 +83,11 @@ type line struct {
 	heap    []place
 	weight  float64 // of all in it
 	queued  int
-	cost    float64
 	floor   float64 // the counter of who went last: nobody who comes back is below
 	credit  float64 // cost that higher classes owe it
 	arrived time.Time
 
-	buckets [64]*caller // by the power of two of cost by weight
+	buckets [64]*caller // by the power of two of the length
 	filled  uint64      // bit i: buckets[i] has a caller
 }
 

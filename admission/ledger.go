@@ -52,7 +52,7 @@ func (s *Scheduler) hold(it *Item, target int, g *group, now time.Time) {
 // gather gives the new place of g to those who wait and may share it, class by class
 // and each caller's in order: they take it from nobody.
 func (s *Scheduler) gather(g *group, now time.Time) {
-	if g == nil || s.waiting == 0 {
+	if g == nil || s.waiting == 0 || g.items >= s.options.BatchSize {
 		return
 	}
 	var found []*Item
@@ -95,7 +95,7 @@ func (s *Scheduler) Switched(it *Item, now time.Time) {
 	s.dispatch(now)
 }
 
-// Seal ends the time in which others may share it's place.
+// Seal ends the time in which others may share its place.
 func (s *Scheduler) Seal(it *Item) {
 	if it.group != nil {
 		s.seal(it.group)

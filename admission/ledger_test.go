@@ -284,7 +284,7 @@ func TestSchedulerGroups(t *testing.T) {
 	})
 	t.Run("who was failed by its target does not come back to it with others", func(t *testing.T) {
 		o := o
-		o.Targets = []admission.Target{{Name: "0"}, {Name: "1"}}
+		o.Targets = []admission.Target{{}, {}}
 		w := newWorld(t, o)
 		a := w.ask("a1", key("k", 1))[0]
 		b := w.ask("b1", key("k", 1), func(r *admission.Request) { r.Tried = []int{a.Target()} })[0]

@@ -20,7 +20,7 @@ import (
 func newQueue(t testing.TB, o admission.Options) *admission.Queue {
 	t.Helper()
 	if len(o.Targets) == 0 {
-		o.Targets = []admission.Target{{Name: "one"}}
+		o.Targets = []admission.Target{{}}
 	}
 	q, err := admission.New(o)
 	if err != nil {
@@ -301,7 +301,7 @@ func TestQueueLeaksNothing(t *testing.T) {
 		n = 20_000
 	}
 	o := admission.Options{
-		Targets:   []admission.Target{{Name: "0"}, {Name: "1"}},
+		Targets:   []admission.Target{{}, {}},
 		Limits:    admission.Limits{Min: 3, Max: 3},
 		MaxQueue:  40,
 		MaxWait:   2 * time.Millisecond,

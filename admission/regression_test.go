@@ -50,7 +50,7 @@ func (a *acts) Pop() any {
 func newPlay(t *testing.T, o admission.Options) *play {
 	t.Helper()
 	p := &play{now: start, decided: map[*admission.Item]func(){}, served: map[string]int{}, refused: map[string]int{}, spent: map[string]time.Duration{}}
-	o.Targets = []admission.Target{{Name: "one"}}
+	o.Targets = []admission.Target{{}}
 	s, err := admission.NewScheduler(o, func(it *admission.Item) {
 		p.in(0, p.decided[it])
 		delete(p.decided, it)
@@ -449,7 +449,7 @@ func TestRegressionAContextThatOutlivesItsWorkIsNoWorker(t *testing.T) {
 func TestRequestsThatWaitShareThePlaceOfTheFirst(t *testing.T) {
 	var went []string
 	s, err := admission.NewScheduler(admission.Options{
-		Targets:   []admission.Target{{Name: "a"}},
+		Targets:   []admission.Target{{}},
 		Limits:    admission.Limits{Min: 1, Max: 1},
 		BatchSize: 3,
 	}, func(it *admission.Item) {

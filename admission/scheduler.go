@@ -266,7 +266,6 @@ func (s *Scheduler) enqueue(it *Item, now time.Time) {
 		l.enter(c)
 	}
 	l.queued++
-	l.cost += it.cost
 	l.sort(c)
 	if s.waiting++; s.waiting == 1 {
 		s.rate.waits(now)
@@ -280,11 +279,7 @@ func (s *Scheduler) dequeue(it *Item, now time.Time) {
 	if c.queued == 0 {
 		l.leave(c)
 	}
-	if l.queued--; l.queued == 0 {
-		l.cost = 0
-	} else {
-		l.cost -= it.cost
-	}
+	l.queued--
 	l.sort(c)
 	if s.waiting--; s.waiting == 0 {
 		s.rate.empty(now)

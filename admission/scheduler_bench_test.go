@@ -13,7 +13,7 @@ import (
 func backlogged(b *testing.B) (s *admission.Scheduler, requests []admission.Request, runs *[]*admission.Item) {
 	runs = new([]*admission.Item)
 	s, err := admission.NewScheduler(admission.Options{
-		Targets:  []admission.Target{{Name: "0"}, {Name: "1"}},
+		Targets:  []admission.Target{{}, {}},
 		Limits:   admission.Limits{Min: 64, Max: 64},
 		MaxQueue: callersWaiting,
 		MaxWait:  time.Hour,

@@ -27,7 +27,7 @@ func newWorld(t testing.TB, o admission.Options) *world {
 	t.Helper()
 	w := &world{t: t, now: start}
 	if len(o.Targets) == 0 {
-		o.Targets = []admission.Target{{Name: "one"}}
+		o.Targets = []admission.Target{{}}
 	}
 	o.Observe = func(e admission.Event) { w.events = append(w.events, e) }
 	s, err := admission.NewScheduler(o, func(it *admission.Item) {
@@ -435,7 +435,7 @@ func TestSchedulerRoom(t *testing.T) {
 }
 
 func TestSchedulerTargets(t *testing.T) {
-	two := admission.Options{Targets: []admission.Target{{Name: "0", Weight: 1}, {Name: "1", Weight: 3}}, Limits: admission.Limits{Min: 4, Max: 4}}
+	two := admission.Options{Targets: []admission.Target{{Weight: 1}, {Weight: 3}}, Limits: admission.Limits{Min: 4, Max: 4}}
 	to := func(items []*admission.Item) (targets []int) {
 		for _, it := range items {
 			targets = append(targets, it.Target())

@@ -27,7 +27,7 @@ func newDispatching(tb testing.TB, queue int) *dispatching {
 	tb.Helper()
 	d := &dispatching{now: time.Unix(1_700_000_000, 0)}
 	s, err := admission.NewScheduler(admission.Options{
-		Targets: []admission.Target{{Name: "engine"}}, Limits: admission.Limits{Min: dispatchPlaces, Max: dispatchPlaces},
+		Targets: []admission.Target{{}}, Limits: admission.Limits{Min: dispatchPlaces, Max: dispatchPlaces},
 		MaxQueue: queue, MaxWait: time.Hour, Secret: []byte("secret"),
 	}, func(it *admission.Item) {
 		if it.Refusal() != nil {

@@ -35,10 +35,15 @@ func closedFor(d *dialect.Dialect, ours map[string]string) func(*http.Response) 
 // hasOwnKey reports whether a request that goes out has a credential of its
 // caller's.
 func hasOwnKey(out, set http.Header) bool {
-	for _, name := range []string{"Authorization", "X-Api-Key", "Api-Key", "Cookie"} {
+	for _, name := range credentials() {
 		if len(out[name]) > 0 && len(set[name]) == 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// credentials are the fields that identify somebody to an upstream.
+func credentials() []string {
+	return []string{"Authorization", "X-Api-Key", "Api-Key", "Cookie"}
 }

@@ -54,8 +54,8 @@ func (x *exchange) batchKey(out http.Header) string {
 	k.Add(x.r.URL.EscapedPath())
 	k.Add(x.r.URL.RawQuery)
 	k.AddFields(out)
-	for _, name := range []string{"Authorization", "X-Api-Key", "Api-Key", "Cookie"} {
-		if _, replaced := x.chosen.upstream.config.SetHeaders[name]; !replaced {
+	for _, name := range credentials() {
+		if len(x.chosen.upstream.fields[name]) == 0 { // or it is replaced
 			k.Add(strings.Join(out[name], "\n"))
 		}
 	}

@@ -87,7 +87,7 @@ func (g *Gateway) newQueue(u *upstreamSetup, c *config.Config) (*admission.Queue
 		o.BatchSize = b.MaxSize
 	}
 	for _, t := range u.config.Targets {
-		o.Targets = append(o.Targets, admission.Target{Name: t.URL, Weight: t.Weight})
+		o.Targets = append(o.Targets, admission.Target{Weight: t.Weight})
 	}
 	return admission.New(o)
 }

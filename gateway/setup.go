@@ -231,7 +231,7 @@ func (us *upstreamSetup) poolOptions(o Options) (upstream.Options, error) {
 			BetweenBytes: u.Timeouts.BetweenBytes,
 			Total:        u.Timeouts.Total,
 		},
-		Retry:    upstream.Retry{Attempts: u.Retry.Attempts, Budget: u.Retry.Budget, Post: u.Retry.Post},
+		Retry:    upstream.Retry{Attempts: u.Retry.Attempts, Budget: orNone(u.Retry.Budget), Post: u.Retry.Post},
 		Breaker:  upstream.Breaker{Failures: orNone(u.Breaker.Failures), OpenFor: u.Breaker.OpenFor},
 		Closed:   closedFor(us.dialect, u.SetHeaders),
 		Changed:  us.queue.Wake,
@@ -303,7 +303,7 @@ func newDialect(name string) (*dialect.Dialect, error) {
 
 // orNone gives -1 for 0: a configuration says what it means, an option's zero is
 // its default.
-func orNone[N int | time.Duration](n N) N {
+func orNone[N int | float64 | time.Duration](n N) N {
 	if n == 0 {
 		return -1
 	}

@@ -530,7 +530,7 @@ func TestRetriesAndHedgesAreChecked(t *testing.T) {
 			t.Errorf("%v\nlacks %s", err, want)
 		}
 	}
-	for _, o := range []upstream.Options{{Retry: upstream.Retry{Budget: 1.5}}, {Retry: upstream.Retry{Budget: -1}}, {Hedge: upstream.Hedge{Budget: 2}}, {Hedge: upstream.Hedge{After: -1}}} {
+	for _, o := range []upstream.Options{{Retry: upstream.Retry{Budget: 1.5}}, {Hedge: upstream.Hedge{Budget: 2}}, {Hedge: upstream.Hedge{After: -1}}} {
 		o.Targets = []upstream.Target{{URL: "http://h"}}
 		if _, err := upstream.New(o); err == nil || !strings.HasPrefix(err.Error(), "upstream: ") {
 			t.Errorf("%+v %+v: %v", o.Retry, o.Hedge, err)

@@ -35,7 +35,7 @@ type Retry struct {
 	// retries off.
 	Attempts int
 	// Budget is how many of the requests in flight may be retries, as a share, but
-	// three may always. Default 0.2. Without it, a pool that fails would be sent
+	// three may always. 0 means 0.2, less than 0 none but those. Without it, a pool that fails would be sent
 	// twice as much.
 	Budget float64
 	// Post says that POST and PATCH may be repeated like GET: a model that only

@@ -241,6 +241,7 @@ func setDefaults(o *Options) {
 	if o.Retry.Budget == 0 {
 		o.Retry.Budget = DefaultRetryBudget
 	}
+	o.Retry.Budget = max(o.Retry.Budget, 0)
 	if o.Hedge.Budget == 0 {
 		o.Hedge.Budget = DefaultHedgeBudget
 	}

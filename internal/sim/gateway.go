@@ -24,7 +24,7 @@ func Weir(o admission.Options, metrics time.Duration) Policy {
 	}
 	return Policy{Name: name, open: func(w *world) (gate, error) {
 		o := o
-		o.Targets = []admission.Target{{Name: "engine"}}
+		o.Targets = []admission.Target{{}}
 		o.SLO = w.SLO
 		if len(o.Secret) == 0 {
 			o.Secret = []byte("the same in every run")
