@@ -66,6 +66,13 @@ var owner = map[string]string{
 	"github.com/redis/rueidis":                   "redisstore",
 	"github.com/jackc/pgx":                       "database",
 	"modernc.org/sqlite":                         "database",
+	"gocloud.dev":                                "blob",
+	"github.com/aws":                             "blob",
+	"cloud.google.com/go":                        "blob", // with the tag cloud
+	"github.com/Azure":                           "blob", // likewise
+	"github.com/google/uuid":                     "job",
+	"github.com/johannesboyne/gofakes3":          "", // tests only
+	"github.com/standard-webhooks":               "", // tests only
 	"pgregory.net/rapid":                         "storetest",
 	"go.uber.org/goleak":                         "", // tests only
 	"github.com/coreos/go-oidc":                  "auth",
