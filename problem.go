@@ -24,6 +24,10 @@ const (
 // most SDKs ignore a longer Retry-After and come back at once.
 const longWait = 60 * time.Second
 
+// mostJitter is how far apart clients are sent that were refused together: a tenth of a
+// month would be days lost.
+const mostJitter = time.Minute
+
 // Problem is a refusal or a failure: what the client may see, and, in Err, what
 // only the log may. It is an error, and a handler that writes itself as
 // application/problem+json (RFC 9457).
@@ -83,7 +87,7 @@ func (p *Problem) title() string {
 // body: Header, and what tells a client when to come back. Retry-After is the
 // wait in whole seconds, rounded up, so that who obeys it is never early, and
 // at least 1, because clients take 0 as "at once". Retry-After-Ms is the exact
-// wait plus up to a tenth, within a minute where the wait is, so that clients refused together do not return
+// wait plus up to a tenth and at most a minute, within a minute where the wait is, so that clients refused together do not return
 // together. X-Should-Retry: false stops SDKs where coming back cannot help soon.
 func (p *Problem) SetHeader(h http.Header) {
 	for name, values := range p.Header {
@@ -94,7 +98,7 @@ func (p *Problem) SetHeader(h http.Header) {
 		h["X-Should-Retry"] = []string{"false"}
 	case p.RetryAfter > 0:
 		h["Retry-After"] = []string{strconv.FormatInt(ceilSeconds(p.RetryAfter), 10)}
-		jittered := p.RetryAfter + time.Duration(rand.Int64N(int64(p.RetryAfter)/10+1))
+		jittered := p.RetryAfter + time.Duration(rand.Int64N(int64(min(p.RetryAfter/10, mostJitter))+1))
 		if p.RetryAfter <= longWait {
 			jittered = min(jittered, longWait) // or SDKs would ignore it and come back at once
 		}
