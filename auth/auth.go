@@ -51,6 +51,13 @@ type Options struct {
 	PrefixV6 int
 	// Keys are the keys that are valid. They are only read.
 	Keys []Key
+	// Stored finds a key that is kept elsewhere by its Digest, and returns its Caller
+	// and Plan, which it has checked: the form of a caller's name is that of Key. It
+	// is asked about keys of the form of NewKey with a right checksum that are not in
+	// Keys, for every request that presents one, so it should answer from memory.
+	// ErrNoKey refuses the key with 401; any other error is 503. nil means that there
+	// are no others.
+	Stored func(digest [32]byte) (Key, error)
 	// JWT is the issuer whose tokens are accepted. nil means none: every token
 	// is the upstream's affair.
 	JWT *JWT
@@ -87,6 +94,8 @@ type Authenticator struct {
 	header, folded, shown string
 	prefixV4, prefixV6    int
 	keys                  keyring
+	// stored is nil without Options.Stored.
+	stored func(digest [32]byte) (Key, error)
 	// tokens is nil without Options.JWT.
 	tokens      *tokens
 	allow, deny callerList
@@ -102,7 +111,7 @@ type Authenticator struct {
 // o is right needs no Close.
 func New(o Options) (*Authenticator, error) {
 	keys, errs := newKeyring(o.Keys)
-	a := &Authenticator{require: o.Require, keys: keys, prefixV4: o.PrefixV4, prefixV6: o.PrefixV6}
+	a := &Authenticator{require: o.Require, keys: keys, stored: o.Stored, prefixV4: o.PrefixV4, prefixV6: o.PrefixV6}
 	for _, step := range []func(Options) []error{a.setIdentify, a.setTrusted, a.setHeader, a.setPrefixes, a.setTokens, a.setLists} {
 		errs = append(errs, step(o)...)
 	}
@@ -196,8 +205,9 @@ func (a *Authenticator) setPrefixes(o Options) (errs []error) {
 // remoteAddr, in the form of http.Request.RemoteAddr. The error is a
 // *weir.Problem: 401 for a key or token that is not valid, misplaced, missing or
 // not the only one (see Failed), 503 for a token that cannot be checked because
-// its issuer does not answer, 403 for who is on Options.Deny, 400 for a malformed
-// identity header of a trusted proxy, 504 if ctx ran out of time.
+// its issuer does not answer, or for a key because Options.Stored fails, 403 for
+// who is on Options.Deny, 400 for a malformed identity header of a trusted proxy,
+// 504 if ctx ran out of time.
 //
 // Only a token can make Identify wait: for the issuer's keys, at most 5 seconds
 // and no longer than ctx. Nobody else waits for them.

@@ -18,6 +18,10 @@ type found struct {
 	holder                        *holder
 	count                         int
 	unknown, misplaced, ambiguous bool
+	// mistyped is a key whose checksum is wrong, unchecked why one could not be
+	// looked up.
+	mistyped  bool
+	unchecked error
 	// token claims to be the issuer's, "" if there is none.
 	token                           string
 	misplacedToken, ambiguousTokens bool
@@ -75,7 +79,7 @@ func (a *Authenticator) takeFrom(f *found, value string, bearer bool) (string, b
 		default:
 			f.count++
 			changed = true
-			f.add(a.keys.find(word))
+			a.judge(f, word)
 		}
 	}
 	if !changed {
@@ -86,15 +90,11 @@ func (a *Authenticator) takeFrom(f *found, value string, bearer bool) (string, b
 
 func (f *found) add(h *holder) {
 	switch {
-	case h == nil:
-		f.unknown = true
 	case f.holder == nil:
 		f.holder = h
 	case f.holder.id != h.id:
 		f.ambiguous = true
-	case h.order < f.holder.order:
-		// Two keys of one caller may differ in their plans. The one that was
-		// configured first counts, whichever header the map gives first.
+	case h.before(f.holder): // two keys of one caller may differ in their plans
 		f.holder = h
 	}
 }
@@ -160,6 +160,8 @@ const (
 func (f *found) problem() *weir.Problem {
 	const malformed = `error="invalid_request"`
 	switch {
+	case f.mistyped:
+		return refused(`error="invalid_token"`, "The presented Weir key is mistyped or cut: its checksum is wrong. Copy the whole key again: "+howToSend, errors.New("mistyped key"))
 	case f.unknown:
 		return refused(`error="invalid_token"`, "The presented Weir key is not valid. It may be mistyped, revoked or expired: "+howToSend, errors.New("unknown key"))
 	case f.misplaced:
@@ -171,6 +173,8 @@ func (f *found) problem() *weir.Problem {
 		return refused(malformed, "The request holds a token in a form that is not accepted: "+howToSendToken, errors.New("misplaced token"))
 	case f.ambiguousTokens:
 		return refused(malformed, "The request presents different tokens of the same issuer: "+howToSendToken, errors.New("several tokens"))
+	case f.unchecked != nil: // last: what is wrong anyway is not worth coming back
+		return uncheckable(f.unchecked)
 	}
 	return nil
 }
