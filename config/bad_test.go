@@ -14,7 +14,8 @@ import (
 func testEnv(name string) (string, bool) {
 	value, ok := map[string]string{
 		"WEIR_ADMIN_TOKEN": "hunter2-admin",
-		"WEIR_SIGNING_KEY": "hunter2-signing",
+		"WEIR_SIGNING_KEY": "hunter2-signing-0123456789abcdef",
+		"WEBHOOK_SECRET":   "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg==",
 		"ALICE_KEY":        "weir_hunter2alice",
 		"LLM_KEY":          "hunter2-llm",
 		"PORT":             "9090",

@@ -18,8 +18,8 @@ type Callers struct {
 	// counted by address. jwt never matches without JWT. Default
 	// [api_key, jwt, header, ip].
 	Identify []string `yaml:"identify" default:"[api_key, jwt, header, ip]"`
-	// Require refuses requests without a valid key or token with 401. Default
-	// false.
+	// Require refuses requests without a valid key or token with 401. It needs
+	// Keys, JWT or a Config.Database, which has keys of its own. Default false.
 	Require bool `yaml:"require" default:"false"`
 	// TrustedProxies are the networks whose Header and X-Forwarded-For are
 	// believed; a bare address is a network of one. Default none, loopback
@@ -30,7 +30,7 @@ type Callers struct {
 	Header string `yaml:"header" default:"X-User-ID" with:"TrustedProxies"`
 	// IPPrefix is how much of an address counts as one caller.
 	IPPrefix IPPrefix `yaml:"ip_prefix"`
-	// Keys are the callers' API keys.
+	// Keys are the callers' API keys, besides those of Config.Database.
 	Keys []Key `yaml:"keys" secret:"true"`
 	// JWT is the issuer whose tokens name callers. nil, the default, is none:
 	// every token is the upstream's affair.
@@ -101,7 +101,8 @@ func (o Override) Applied(plan []Policy) []Policy {
 const defaultPlan = "default"
 
 // planOf returns the name of the plan that o changes, and whether the file says
-// it: a token can name any.
+// it: a token can name any. Of a caller with a key in the file, that key says it,
+// whatever others the database has.
 func (c Callers) planOf(o *Override) (string, bool) {
 	kind, name, _ := strings.Cut(o.Caller, ":")
 	switch {
@@ -121,16 +122,17 @@ func (c Callers) planOf(o *Override) (string, bool) {
 
 // credential is what auth takes out of a request once it is judged, "" where there
 // is nothing to be known by.
-func (c Callers) credential() string {
-	switch {
-	case len(c.Keys) > 0 && c.JWT != nil:
-		return "a key of callers.keys or a token of callers.jwt"
-	case len(c.Keys) > 0:
-		return "a key of callers.keys"
-	case c.JWT != nil:
-		return "a token of callers.jwt"
+func (c *Config) credential() string {
+	var all []string
+	if len(c.Callers.Keys) > 0 {
+		all = append(all, "a key of callers.keys")
+	} else if c.Database != nil {
+		all = append(all, "a key of the database")
 	}
-	return ""
+	if c.Callers.JWT != nil {
+		all = append(all, "a token of callers.jwt")
+	}
+	return strings.Join(all, " or ")
 }
 
 // keyPlans are the plans of the keys of one caller, each once.
@@ -147,8 +149,8 @@ func (c Callers) keyPlans(caller string) []string {
 
 // named reports whether way, one of the words of Identify, can name a caller. ip
 // always does, so that nothing after it is asked.
-func (c Callers) named(way string) bool {
-	ways := c.Identify
+func (c *Config) named(way string) bool {
+	ways := c.Callers.Identify
 	if i := slices.Index(ways, "ip"); i >= 0 {
 		ways = ways[:i]
 	}
@@ -158,11 +160,11 @@ func (c Callers) named(way string) bool {
 	case !slices.Contains(ways, way):
 		return false
 	case way == "api_key":
-		return len(c.Keys) > 0
+		return len(c.Callers.Keys) > 0 || c.Database != nil
 	case way == "jwt":
-		return c.JWT != nil
+		return c.Callers.JWT != nil
 	}
-	return len(c.TrustedProxies) > 0
+	return len(c.Callers.TrustedProxies) > 0
 }
 
 // IPPrefix gives lengths in bits: all addresses that agree in them are one

@@ -21,6 +21,10 @@ func check(c *Config, d *decoder) {
 	k.upstreams(c)
 	k.cache(c)
 	k.routes(c)
+	k.database(c)
+	k.blobs(c.Blobs)
+	k.jobs(c)
+	k.prices(c.Prices)
 }
 
 type checker struct{ *decoder }
@@ -167,15 +171,19 @@ func (k *checker) name(path, value string) {
 
 // printable checks a text that may be in any language.
 func (k *checker) printable(path, value string) bool {
-	bad := func(r rune) bool { return !unicode.IsPrint(r) }
 	if !k.clean(path) || value == "" {
 		return false
 	}
-	if strings.ContainsFunc(value, bad) || strings.TrimSpace(value) != value {
+	if !isPrintable(value) {
 		k.fail(path, "want printable characters without spaces around them")
 		return false
 	}
 	return true
+}
+
+func isPrintable(s string) bool {
+	bad := func(r rune) bool { return !unicode.IsPrint(r) }
+	return !strings.ContainsFunc(s, bad) && strings.TrimSpace(s) == s
 }
 
 // once reports items of a list that an earlier one equals.

@@ -24,9 +24,9 @@ func (k *checker) callers(c *Config) {
 	case k.said("callers.header") && len(c.Callers.TrustedProxies) == 0 && k.clean("callers.trusted_proxies"):
 		k.fail("callers.header", "never matches: it is believed only from callers.trusted_proxies, which is empty")
 	}
-	if c.Callers.Require && len(c.Callers.Keys) == 0 && c.Callers.JWT == nil &&
-		k.clean("callers.keys") && k.clean("callers.require") && !k.said("callers.jwt") {
-		k.fail("callers.require", "would refuse everybody: want callers.keys or callers.jwt with it")
+	if c.Callers.Require && len(c.Callers.Keys) == 0 && c.Callers.JWT == nil && c.Database == nil &&
+		k.clean("callers.keys") && k.clean("callers.require") && !k.said("callers.jwt") && !k.said("database") {
+		k.fail("callers.require", "would refuse everybody: want callers.keys, callers.jwt or a database with it")
 	}
 	if c.Callers.JWT != nil {
 		k.jwt(*c.Callers.JWT)
@@ -163,7 +163,7 @@ func (k *checker) overrides(c *Config) {
 		if o.Caller != "" && k.clean(path+".caller") {
 			if at, twice := first[o.Caller]; twice {
 				k.fail(path+".caller", fmt.Sprintf("the same caller as callers.overrides[%d]: want one override for each", at))
-			} else if want := k.callerMistake(o.Caller, c.Callers); want != "" {
+			} else if want := k.callerMistake(o.Caller, c); want != "" {
 				k.fail(path+".caller", want)
 			}
 			first[o.Caller] = i
@@ -176,6 +176,7 @@ func (k *checker) overrides(c *Config) {
 		if k.clean(path) {
 			k.policies(path+".policies", o.Policies)
 			k.effective(path+".policies", o.Policies, c, served)
+			k.besideBudgets(path+".policies", o, c)
 		}
 	}
 }
@@ -208,19 +209,19 @@ func sameKind(policies []Policy, p Policy) []string {
 }
 
 // callerMistake says why id is no caller that can come, "" where one can.
-func (k *checker) callerMistake(id string, c Callers) string {
+func (k *checker) callerMistake(id string, c *Config) string {
 	kind, name, _ := strings.Cut(id, ":")
 	printable := name != "" && len(name) <= 2*maxName && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 	isKey := func(key Key) bool { return key.Caller == name }
-	judged := k.clean("callers.identify") && k.clean("callers.keys") && k.clean("callers.jwt") && k.clean("callers.trusted_proxies")
+	judged := k.clean("callers.identify") && k.clean("callers.keys") && k.clean("callers.jwt") && k.clean("callers.trusted_proxies") && k.clean("database")
 	switch {
 	case kind == "ip" && name != "":
-		return k.addressMistake(id, name, c.IPPrefix)
+		return k.addressMistake(id, name, c.Callers.IPPrefix)
 	case kind != "key" && kind != "jwt" && kind != "header" || !printable:
 		return "want the ID of a caller: key:NAME, jwt:NAME, header:NAME or ip:ADDRESS"
 	case !judged:
 		return ""
-	case kind == "key" && !slices.ContainsFunc(c.Keys, isKey):
+	case kind == "key" && c.Database == nil && !slices.ContainsFunc(c.Callers.Keys, isKey):
 		return "never matches: no key in callers.keys names " + strconv.Quote(cut(name))
 	case kind == "key" && !c.named("api_key"):
 		return "never matches: want api_key in callers.identify, before ip"

@@ -24,7 +24,9 @@ func (k *checker) plan(path, name string, c *Config, s served) {
 	policies := c.Plans[name].Policies
 	k.policies(path, policies)
 	k.effective(path, policies, c, s)
-	want := k.nobodyHas(name, c.Callers)
+	k.budget(parent(path)+".budget", name, c, s)
+	k.besideBudget(path, policies, c.Plans[name].Budget)
+	want := k.nobodyHas(name, c)
 	if want == "" || !k.clean(parent(path)) {
 		return
 	}
@@ -32,7 +34,7 @@ func (k *checker) plan(path, name string, c *Config, s served) {
 		k.fail(path, "never match: "+want)
 		return
 	}
-	for _, key := range []string{"weight", "priority"} {
+	for _, key := range []string{"budget", "weight", "priority"} {
 		if at := parent(path) + "." + key; k.said(at) {
 			k.fail(at, "has no effect: "+want)
 			return
@@ -41,20 +43,20 @@ func (k *checker) plan(path, name string, c *Config, s served) {
 }
 
 // nobodyHas says why no caller can have the plan, "" where one can.
-func (k *checker) nobodyHas(plan string, c Callers) string {
-	for _, key := range []string{"keys", "jwt", "overrides", "identify"} {
-		if !k.clean("callers." + key) {
+func (k *checker) nobodyHas(plan string, c *Config) string {
+	for _, key := range []string{"callers.keys", "callers.jwt", "callers.overrides", "callers.identify", "database"} {
+		if !k.clean(key) {
 			return ""
 		}
 	}
-	byKey := slices.ContainsFunc(c.Keys, func(key Key) bool { return key.Plan == plan })
+	byKey := c.Database != nil || slices.ContainsFunc(c.Callers.Keys, func(key Key) bool { return key.Plan == plan })
 	switch {
 	case plan == defaultPlan, byKey && c.named("api_key"), c.named("jwt"),
-		slices.ContainsFunc(c.Overrides, func(o Override) bool { return o.Plan == plan }):
+		slices.ContainsFunc(c.Callers.Overrides, func(o Override) bool { return o.Plan == plan }):
 		return ""
 	case byKey:
 		return "the plan is that of a key, and callers.identify names nobody by key: want api_key in it, before ip"
-	case c.JWT != nil:
+	case c.Callers.JWT != nil:
 		return "the plan can only be that of a token, and callers.identify names nobody by token: want jwt in it, before ip"
 	}
 	return "nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token"
@@ -140,7 +142,7 @@ func (k *checker) effective(path string, policies []Policy, c *Config, s served)
 			k.fail(at+".lease", "has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL")
 		}
 		if header, ok := strings.CutPrefix(p.By, "header:"); ok && judged {
-			want := neverSent(header, c.Callers)
+			want := neverSent(header, c)
 			if want == "" && s.any && !s.proxied && namesTarget(header) {
 				want = "never matches: the field names the request to decide on, and is removed: want another one, or by: route"
 			}
@@ -228,9 +230,9 @@ func countsTokens(dialect string) bool {
 
 // neverSent says why no request that is counted has the field, "" where one can.
 // The caller sees to it that trusted_proxies and header have no mistakes.
-func neverSent(field string, c Callers) string {
+func neverSent(field string, c *Config) string {
 	canonical := http.CanonicalHeaderKey(field)
-	ofProxy := canonical == http.CanonicalHeaderKey(c.Header) || strings.HasPrefix(canonical, "X-Forwarded-") ||
+	ofProxy := canonical == http.CanonicalHeaderKey(c.Callers.Header) || strings.HasPrefix(canonical, "X-Forwarded-") ||
 		canonical == "X-Real-Ip" || canonical == "Forwarded"
 	switch {
 	case !isToken(field): // said already
@@ -243,7 +245,7 @@ func neverSent(field string, c Callers) string {
 		return "would have a count for every single request: want a field that requests have in common"
 	case holdsCredential(canonical) && c.credential() != "":
 		return "all who present " + c.credential() + " would share one count: it is removed from the field before anything is counted: want by: caller"
-	case ofProxy && len(c.TrustedProxies) == 0:
+	case ofProxy && len(c.Callers.TrustedProxies) == 0:
 		return "never matches: the field is believed only from callers.trusted_proxies, which is empty, and removed from all other requests"
 	}
 	return ""
@@ -259,7 +261,7 @@ func holdsCredential(canonical string) bool {
 // route, and whose they are: stores take from so many at once.
 func mostPolicies(c *Config) (most int, whose string) {
 	for _, name := range slices.Sorted(maps.Keys(c.Plans)) {
-		if n := len(c.Plans[name].Policies); n > most {
+		if n := c.Plans[name].takes(); n > most {
 			most, whose = n, "plan "+shownKey(name)
 		}
 	}
@@ -270,11 +272,12 @@ func mostPolicies(c *Config) (most int, whose string) {
 			names = all
 		}
 		for _, name := range names {
-			plan := c.Plans[name].Policies
-			if len(plan)+len(o.Policies) <= most {
+			plan := c.Plans[name]
+			if plan.takes()+len(o.Policies) <= most {
 				continue
 			}
-			if n := len(o.Applied(plan)); n > most {
+			plan.Policies = o.Applied(plan.Policies)
+			if n := plan.takes(); n > most {
 				most, whose = n, fmt.Sprintf("callers.overrides[%d]", i)
 			}
 		}
@@ -286,11 +289,11 @@ func mostPolicies(c *Config) (most int, whose string) {
 // says which: a token may name any.
 func (c *Config) plansUnder(o Override) (names []string, known bool) {
 	kind, name, _ := strings.Cut(o.Caller, ":")
+	if kind == "key" && o.Plan == "" {
+		return c.Callers.keyPlans(name), c.Database == nil // which may have others
+	}
 	if owner, known := c.Callers.planOf(&o); known {
 		return []string{owner}, true
-	}
-	if kind == "key" {
-		return c.Callers.keyPlans(name), true
 	}
 	return nil, false
 }
@@ -298,13 +301,15 @@ func (c *Config) plansUnder(o Override) (names []string, known bool) {
 // crowded says where the policies of a plan meet with so many others that no
 // store takes from all of them, "" where they do not.
 func (c *Config) crowded(plan string) string {
-	policies := c.Plans[plan].Policies
-	most, others := len(policies), []string(nil)
+	own := c.Plans[plan]
+	policies := own.Policies
+	most, others := own.takes(), []string(nil)
 	for i, o := range c.Callers.Overrides {
 		if names, known := c.plansUnder(o); known && !slices.Contains(names, plan) {
 			continue
 		}
-		if n := len(o.Applied(policies)); n > most {
+		own.Policies = o.Applied(policies)
+		if n := own.takes(); n > most {
 			most, others = n, []string{fmt.Sprintf("callers.overrides[%d]", i)}
 		}
 	}
@@ -316,6 +321,9 @@ func (c *Config) crowded(plan string) string {
 	}
 	if route != "" {
 		others = append(others, fmt.Sprintf("route %q", cut(route)))
+	}
+	if own.Budget != nil {
+		others = append(others, "the plan's budget")
 	}
 	if most+ofRoute <= ratelimit.MaxTakes {
 		return ""

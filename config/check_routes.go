@@ -145,6 +145,8 @@ func (k *checker) routes(c *Config) {
 		}
 		k.routeCache(path+".cache", r.Cache, &c.Cache)
 		k.upgrade(path+".upgrade", r, c)
+		k.deferred(path, r, c)
+		k.ownPath(path+".match.path", r, c)
 		if r.Upstream == "" && c.Decide != nil && k.clean(path+".upstream") {
 			k.decideOnly(path, r)
 		}
@@ -155,6 +157,12 @@ func (k *checker) routes(c *Config) {
 func (k *checker) decideOnly(path string, r *Route) {
 	if r.Cache.Mode != cacheOff {
 		k.fail(path+".cache.mode", "has no effect without an upstream: there are no answers to keep")
+	}
+	if r.RespondAsync != neverAsync {
+		k.fail(path+".respond_async", "has no effect without an upstream: there is no work to put off: want an upstream, or never")
+	}
+	if r.OffloadOver > 0 {
+		k.fail(path+".offload_over", "has no effect without an upstream: there are no answers to store: want an upstream, or this key left out")
 	}
 	if r.Match.Model != "" && r.Match.Model != "*" && k.clean(path+".match") { // * is any, none among them
 		k.fail(path+".match.model", "never matches: without an upstream the body, which names the model, is not read: want an upstream, or no model")

@@ -2,17 +2,24 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/inferweir/weir/ratelimit"
 )
 
 // complete fills in the defaults that depend on other values: names, bursts,
-// what an upstream with few connections can have, and the largest entry of a small
-// cache.
+// what an upstream with few connections can have, the largest entry of a small
+// cache, cached tokens, and blobs where a route needs them.
 func complete(c *Config, nodes map[string]node) {
 	for name, plan := range c.Plans {
 		completePolicies(plan.Policies, name)
+	}
+	for name, price := range c.Prices {
+		if _, said := nodes["prices."+shownKey(name)+".cached"]; !said {
+			price.Cached = price.Input
+			c.Prices[name] = price
+		}
 	}
 	for name, u := range c.Upstreams {
 		completeUpstream(&u, "upstreams."+shownKey(name), nodes)
@@ -27,6 +34,13 @@ func complete(c *Config, nodes map[string]node) {
 			if _, least := c.Cache.smallest(); least > 0 {
 				r.Cache.MaxEntry = min(r.Cache.MaxEntry, least)
 			}
+			if r.OffloadOver > 0 {
+				r.Cache.MaxEntry = min(r.Cache.MaxEntry, r.OffloadOver)
+			}
+		}
+		if c.Blobs == nil && (r.OffloadOver > 0 || r.RespondAsync != neverAsync) {
+			c.Blobs = &Blobs{}
+			setDefaults(reflect.ValueOf(c.Blobs).Elem())
 		}
 		completePolicies(r.Policies, r.Name)
 	}

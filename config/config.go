@@ -29,15 +29,27 @@ type Config struct {
 	Decide *Decide `yaml:"decide"`
 	// Store keeps what requests share: the counts of policies.
 	Store Store `yaml:"store"`
-	// Instances is how many processes with this configuration share the Store:
-	// while it is away, each of them enforces its share of every quota. Default
-	// 1, from 1 to 10000.
+	// Database keeps keys, usage, jobs and overrides. nil, the default, is none:
+	// keys are those of this file, and there are no jobs.
+	Database *Database `yaml:"database"`
+	// Blobs keeps what is large. nil is none; where a route has OffloadOver or
+	// RespondAsync it is there with its defaults.
+	Blobs *Blobs `yaml:"blobs"`
+	// Jobs says how long jobs live. It counts with Database.
+	Jobs Jobs `yaml:"jobs" with:"Database"`
+	// Instances is how many processes with this configuration share the Store
+	// and the Database: while the Store is away, each of them enforces its share of
+	// every quota. Default 1, from 1 to 10000.
 	Instances int `yaml:"instances" default:"1" min:"1" max:"10000"`
 	// Callers says who is calling.
 	Callers Callers `yaml:"callers"`
 	// Plans are what callers may use, by name. The plan "default" is that of a
 	// caller without one; where it is absent, such a caller has no plan limit.
 	Plans map[string]Plan `yaml:"plans"`
+	// Prices are what models cost, by the name of the model, or with a * at its end
+	// the beginning of it; "*" alone is every other model. The longest that fits
+	// counts. Default none, and nothing has a cost.
+	Prices map[string]Price `yaml:"prices"`
 	// Upstreams are the model APIs, by name.
 	Upstreams map[string]Upstream `yaml:"upstreams"`
 	// Cache is what the caches of all routes share.

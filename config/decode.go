@@ -32,6 +32,7 @@ type rule struct {
 	rate       bool   // a Size per second
 	words      bool   // a time.Duration that may be the name of a window
 	zero       bool   // a fraction that may be 0
+	money      bool   // an amount of US dollars
 }
 
 // rules returns the keys of a struct in their order.
@@ -49,6 +50,7 @@ func rules(t reflect.Type) []rule {
 			required: tag.Get("required"), unless: tag.Get("unless"), with: tag.Get("with"),
 			secret: tag.Get("secret") == "true", url: tag.Get("secret") == "url",
 			rate: tag.Get("rate") == "true", words: tag.Get("words") == "true", zero: tag.Get("zero") == "true",
+			money: tag.Get("money") == "true",
 		}
 		r.def, r.hasDefault = tag.Lookup("default")
 		all = append(all, r)
@@ -147,7 +149,7 @@ func setDefaults(v reflect.Value) {
 
 // isLeaf holds for structs that are one value in the file.
 func isLeaf(t reflect.Type) bool {
-	return t == reflect.TypeFor[netip.Prefix]() || t == reflect.TypeFor[After]()
+	return t == reflect.TypeFor[netip.Prefix]() || t == reflect.TypeFor[After]() || t == reflect.TypeFor[Budget]()
 }
 
 // bad reports a value that is of the wrong kind.

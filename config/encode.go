@@ -21,7 +21,10 @@ func (c *Config) YAML() ([]byte, error) {
 	return []byte(e.out.String()), nil
 }
 
-type encoder struct{ out strings.Builder }
+type encoder struct {
+	out   strings.Builder
+	outer reflect.Value // the struct in which the next one stands
+}
 
 func (e *encoder) line(indent int, text string) {
 	e.out.WriteString(strings.Repeat("  ", indent))
@@ -32,32 +35,39 @@ func (e *encoder) line(indent int, text string) {
 // structure writes the keys of a struct. A key without a default that is not
 // set is left out, and one that has no effect without another.
 func (e *encoder) structure(v reflect.Value, indent int) {
+	outer := e.outer
 	for _, r := range rules(v.Type()) {
 		f := v.Field(r.index)
 		if f.Kind() == reflect.Pointer && !f.IsNil() {
 			f = f.Elem()
 		}
-		if !r.hasDefault && isEmpty(f) || !r.effective(v) {
+		if !r.hasDefault && isEmpty(f) || !r.effective(v, outer) {
 			continue
 		}
+		e.outer = v
 		e.value(r, f, indent)
 	}
 }
 
 // effective reports whether the key has an effect in the struct v: with is the
-// name of another field that must be there, after a ! the value of it that does
-// not count, and after a = the word that the list must have.
-func (r rule) effective(v reflect.Value) bool {
-	if r.with == "" {
+// name of another field that must be there, after ../ one of the struct outer in
+// which v stands, after a ! the value of it that does not count, with a * at its
+// end all that begin with it, and after a = the word that the list must have.
+func (r rule) effective(v, outer reflect.Value) bool {
+	with, above := strings.CutPrefix(r.with, "../")
+	if above {
+		v = outer
+	}
+	if with == "" {
 		return true
 	}
-	if list, word, ok := strings.Cut(r.with, "="); ok {
+	if list, word, ok := strings.Cut(with, "="); ok {
 		words, _ := v.FieldByName(list).Interface().([]string)
 		return slices.Contains(words, word)
 	}
-	name, not, _ := strings.Cut(r.with, "!")
+	name, not, _ := strings.Cut(with, "!")
 	f := v.FieldByName(name)
-	return !isEmpty(f) && (not == "" || fmt.Sprint(f) != not)
+	return !isEmpty(f) && (not == "" || !coversPattern(not, fmt.Sprint(f)))
 }
 
 func isEmpty(v reflect.Value) bool {
@@ -136,6 +146,10 @@ func scalar(r rule, v reflect.Value) string {
 		return x.String()
 	case After:
 		return x.String()
+	case Budget:
+		return x.String()
+	case float64:
+		return strconv.FormatFloat(x, 'f', -1, 64) // never 1e-09, which is not read back
 	case Size:
 		if r.rate {
 			return x.String() + "/s"

@@ -225,7 +225,7 @@ func TestTheExamplesOfTheReferenceAreRight(t *testing.T) {
 		t.Fatal(err)
 	}
 	examples := regexp.MustCompile("(?s)\n```yaml\n(.*?)```").FindAllStringSubmatch(string(reference), -1)
-	if len(examples) < 7 {
+	if len(examples) < 11 {
 		t.Fatalf("%d examples", len(examples))
 	}
 	for _, example := range examples {
@@ -237,7 +237,12 @@ func TestTheExamplesOfTheReferenceAreRight(t *testing.T) {
 			name := regexp.MustCompile(`upstreams:(?: \{|\n  )(\w+):`).FindStringSubmatch(text)[1]
 			text += "routes: [{match: {path: /*}, upstream: " + name + "}]\n"
 		}
-		secret := func(name string) (string, bool) { return "weir_" + name, true }
+		secret := func(name string) (string, bool) {
+			if value, ok := testEnv(name); ok {
+				return value, true
+			}
+			return "weir_" + name, true
+		}
 		if _, err := config.Parse("example.yaml", []byte(text), secret); err != nil {
 			t.Errorf("%v\n%s", err, text)
 		}

@@ -10,12 +10,24 @@ import (
 type Plan struct {
 	// Policies all apply to each of the plan's callers. Default none.
 	Policies []Policy `yaml:"policies"`
+	// Budget is what each of the plan's callers may spend. nil, the default, is any
+	// amount. It needs Config.Prices with a price for "*".
+	Budget *Budget `yaml:"budget"`
 	// Weight is each of its callers' share of an upstream where requests wait,
 	// against the others of the same Priority. Default 1, from 1 to 1000.
 	Weight int `yaml:"weight" default:"1" min:"1" max:"1000"`
 	// Priority is whose requests go first, and are refused last: critical, then
 	// standard, then batch. Default standard.
 	Priority string `yaml:"priority" default:"standard"`
+}
+
+// takes is how many counts a request of the plan takes from: its budget is one
+// more policy.
+func (p Plan) takes() int {
+	if p.Budget != nil {
+		return len(p.Policies) + 1
+	}
+	return len(p.Policies)
 }
 
 // Policy is a quota. In the file it is the short form, such as 5/minute or

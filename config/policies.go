@@ -42,7 +42,7 @@ func (c *Config) ParsePlan(text []byte, plan string) ([]Policy, error) {
 		if changed.Plans == nil {
 			changed.Plans = map[string]Plan{}
 		}
-		changed.Plans[plan] = Plan{Policies: policies}
+		changed.Plans[plan] = Plan{Policies: policies, Budget: c.Plans[plan].Budget}
 		k.plan(policiesPath, plan, &changed, k.served(&changed, changed.Routes, "routes"))
 		if want := changed.crowded(plan); want != "" {
 			k.fail(policiesPath, want)

@@ -17,8 +17,13 @@ type Route struct {
 	// MaxBody is the largest request body; a larger one is refused with 413.
 	// Default 10MiB, at least 1.
 	MaxBody Size `yaml:"max_body" default:"10MiB" min:"1"`
-	// RespondAsync is never, the default: Prefer: respond-async is ignored.
+	// RespondAsync is whether requests become jobs: allowed, those with Prefer:
+	// respond-async; always, all of them; never, the default, none. Only with an
+	// Upstream and Config.Database.
 	RespondAsync string `yaml:"respond_async" default:"never"`
+	// OffloadOver is the size above which an answer goes to Config.Blobs, and the
+	// caller gets a link. 0, the default, never does it; else at least 64KiB.
+	OffloadOver Size `yaml:"offload_over" default:"0"`
 	// LegacyHeaders adds X-RateLimit-Limit, -Remaining and -Reset. Default
 	// false.
 	LegacyHeaders bool `yaml:"legacy_headers" default:"false"`

@@ -253,12 +253,12 @@ func setText(v reflect.Value, text string, r rule) error {
 		}
 		v.SetFloat(float64(p))
 		return err
+	case Budget:
+		b, err := parseBudget(text)
+		v.Set(reflect.ValueOf(b))
+		return err
 	case float64:
-		f, ok := parseFraction(text)
-		if !ok || f == 0 && !r.zero {
-			return errors.New(wanted(v.Type(), r))
-		}
-		v.SetFloat(f)
+		return setFloat(v, text, r)
 	case After:
 		a, err := parseAfter(text)
 		v.Set(reflect.ValueOf(a))
@@ -296,6 +296,20 @@ func setText(v reflect.Value, text string, r rule) error {
 	return nil
 }
 
+func setFloat(v reflect.Value, text string, r rule) error {
+	if r.money {
+		f, err := parsePrice(text)
+		v.SetFloat(f)
+		return err
+	}
+	f, ok := parseFraction(text)
+	if !ok || f == 0 && !r.zero {
+		return errors.New(wanted(v.Type(), r))
+	}
+	v.SetFloat(f)
+	return nil
+}
+
 // wanted says what kind of value belongs to a type.
 func wanted(t reflect.Type, r rule) string {
 	switch reflect.Zero(t).Interface().(type) {
@@ -318,6 +332,8 @@ func wanted(t reflect.Type, r rule) string {
 		return "want a whole number, or a mapping with min and max"
 	case After:
 		return wantAfter
+	case Budget:
+		return wantBudget
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -325,6 +341,9 @@ func wanted(t reflect.Type, r rule) string {
 	case reflect.Int, reflect.Int64:
 		return "want a whole number"
 	case reflect.Float64:
+		if r.money {
+			return wantPrice
+		}
 		if r.zero {
 			return "want a fraction from 0 to 1, for example 0.25"
 		}

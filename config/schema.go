@@ -12,9 +12,9 @@ import (
 func laterKeys() []string {
 	keys := []string{
 		"tls.acme",
-		"database", "blobs", "prices", "jobs", "rls",
-		"plans.*.budget",
-		"routes[].cache.semantic", "routes[].offload_over",
+		"rls",
+		"callers.overrides[].budget",
+		"routes[].cache.semantic",
 		"limits.connections_per_ip",
 		"telemetry.log.sample", "telemetry.log.redact", "telemetry.otlp", "telemetry.traces",
 	}
@@ -30,37 +30,32 @@ func policyPatterns() []string {
 
 // choice is what a value may be. A word that ends in "://" stands for every
 // value that begins with it.
-type choice struct {
-	now   []string
-	later []string // known, but refused as not yet supported
-}
+type choice []string
 
 // choices are the keys whose values are words.
 func choices() map[string]choice {
 	all := map[string]choice{
-		"store.url":                {now: append([]string{memoryStore}, storeSchemes()...)},
-		"store.on_failure":         {now: []string{"local", "open", "closed"}},
-		"callers.identify[]":       {now: []string{"api_key", "jwt", "header", "ip"}},
-		"upstreams.*.dialect":      {now: []string{"plain", "openai", "anthropic", "ollama", "kserve", "tfserving"}},
-		"upstreams.*.balance":      {now: []string{"least_busy", "two_choices", "round_robin", balancePrefix}},
-		"upstreams.*.queue.status": {now: []string{"503", "429"}},
-		"upstreams.*.engine.kind":  {now: []string{"vllm", "sglang", "triton"}},
-		"plans.*.priority":         {now: []string{"critical", "standard", "batch"}},
-		"routes[].upgrade[]":       {now: []string{"websocket"}},
-		"cache.tiers[]":            {now: []string{memoryTier, dirTier, redisTier}},
-		"routes[].match.methods[]": {
-			now: []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"},
-		},
-		"routes[].cache.mode":    {now: []string{cacheOff, cacheInference, cacheHTTP}},
-		"routes[].cache.share":   {now: []string{"caller", "plan", "all"}},
-		"routes[].cache.only":    {now: []string{"deterministic", "all"}},
-		"routes[].cache.replay":  {now: []string{"asap", "original"}},
-		"routes[].respond_async": {now: []string{"never"}, later: []string{"allowed", "always"}},
-		"telemetry.log.level":    {now: []string{"debug", "info", "warn", "error"}},
+		"store.url":                append(choice{memoryStore}, storeSchemes()...),
+		"store.on_failure":         {"local", "open", "closed"},
+		"callers.identify[]":       {"api_key", "jwt", "header", "ip"},
+		"upstreams.*.dialect":      {"plain", "openai", "anthropic", "ollama", "kserve", "tfserving"},
+		"upstreams.*.balance":      {"least_busy", "two_choices", "round_robin", balancePrefix},
+		"upstreams.*.queue.status": {"503", "429"},
+		"upstreams.*.engine.kind":  {"vllm", "sglang", "triton"},
+		"plans.*.priority":         {"critical", "standard", "batch"},
+		"routes[].upgrade[]":       {"websocket"},
+		"cache.tiers[]":            {memoryTier, dirTier, redisTier},
+		"routes[].match.methods[]": {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"},
+		"routes[].cache.mode":      {cacheOff, cacheInference, cacheHTTP},
+		"routes[].cache.share":     {"caller", "plan", "all"},
+		"routes[].cache.only":      {"deterministic", "all"},
+		"routes[].cache.replay":    {"asap", "original"},
+		"routes[].respond_async":   {"never", "allowed", "always"},
+		"telemetry.log.level":      {"debug", "info", "warn", "error"},
 	}
 	for _, policy := range policyPatterns() {
-		all[policy+".unit"] = choice{now: []string{"requests", "tokens", "input_tokens", "output_tokens", "bytes"}}
-		all[policy+".algorithm"] = choice{now: []string{"token_bucket", "sliding_window", "fixed_window"}}
+		all[policy+".unit"] = choice{"requests", "tokens", "input_tokens", "output_tokens", "bytes"}
+		all[policy+".algorithm"] = choice{"token_bucket", "sliding_window", "fixed_window"}
 	}
 	return all
 }
@@ -70,16 +65,11 @@ const notYet = "not yet supported"
 
 // refuse returns what is wrong with value, or "".
 func (c choice) refuse(value string) string {
-	has := func(words []string) bool {
-		return slices.ContainsFunc(words, func(w string) bool {
-			return w == value || strings.HasSuffix(w, "://") && strings.HasPrefix(value, w)
-		})
-	}
-	switch {
-	case has(c.now):
+	known := slices.ContainsFunc(c, func(w string) bool {
+		return w == value || strings.HasSuffix(w, "://") && strings.HasPrefix(value, w)
+	})
+	if known {
 		return ""
-	case has(c.later):
-		return notYet
 	}
-	return "want " + oneOf(c.now)
+	return "want " + oneOf(c)
 }

@@ -183,14 +183,15 @@ func isHostPort(s string) bool {
 }
 
 // redactURL takes the password out of a URL; what stands there without a colon
-// may be one too, unless it names a master.
+// may be one too, unless it names a master or who asks a PostgreSQL.
 func redactURL(text string) string {
+	if !slices.ContainsFunc(storeSchemes(), func(scheme string) bool { return strings.HasPrefix(text, scheme) }) {
+		return redactService(text)
+	}
 	u := splitStoreURL(text)
 	user, _, _ := strings.Cut(u.user, ":")
 	out := u.scheme
 	switch {
-	case !strings.Contains(text, "://"):
-		return text
 	case strings.Contains(u.user, ":"):
 		out += user + ":" + redacted + "@"
 	case u.hasUser:
@@ -221,6 +222,9 @@ func redactURL(text string) string {
 // mayHoldPassword holds for the text of a URL that a message had better not
 // show: with a user, or with something after a colon that is no port.
 func mayHoldPassword(raw string) bool {
+	if strings.HasPrefix(raw, sqliteScheme) || strings.HasPrefix(raw, dirScheme) {
+		return false // the path of a file
+	}
 	_, rest, found := strings.Cut(raw, "://")
 	if !found {
 		rest = raw
