@@ -14,13 +14,13 @@ func (s *Scheduler) place(it *Item, now time.Time) bool {
 		return true
 	}
 	s.fits = s.fits[:0]
-	share := s.share(it, now)
+	class := s.goesAs(it, now)
 	untried := 0
 	for i, t := range s.targets {
 		if s.options.Open != nil && !s.options.Open(i, now) {
 			continue
 		}
-		if !t.room(r, share) {
+		if !t.room(r, class) {
 			t.blocked()
 			continue
 		}
@@ -59,7 +59,7 @@ func (s *Scheduler) choose(r *Request) int {
 
 // room reports whether t takes r now. A target that does nothing takes everything:
 // else what is larger than its limits would wait for ever.
-func (t *target) room(r *Request, share float64) bool {
+func (t *target) room(r *Request, class Class) bool {
 	switch {
 	case t.items == 0:
 		return true
@@ -67,7 +67,7 @@ func (t *target) room(r *Request, share float64) bool {
 		return false
 	case t.items == t.sockets && !t.fixed:
 		return true
-	case float64(t.running+t.socketsInLimit()+1) > math.Ceil(math.Floor(t.seats())*share):
+	case float64(t.running+t.socketsInLimit()+1) > math.Floor(t.seats())-kept(class, math.Floor(t.seats())):
 		return false
 	case !r.hasTokens():
 		return true

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"crypto/rand"
+	"math"
 	"slices"
 	"time"
 )
@@ -28,22 +29,23 @@ const (
 	// in the queue that nobody above takes from it.
 	owed = 0.05
 	// recently is for how long a class is active after a request, so that some of a
-	// target's places stay free of those below: see ceiling.
+	// target's places stay free of those below: see kept.
 	recently = 10 * time.Second
 	// controlEvery is the step of the limits.
 	controlEvery = time.Second
 )
 
-// ceiling is the share of a target's limit that a class may fill while a class
-// above it is active.
-func ceiling(c Class) float64 {
+// kept is how many of a target's n places stay free of a class while a class above it is
+// active. What runs is not interrupted: of few places one alone would too often be taken
+// as well when somebody comes who waits for an answer.
+func kept(c Class, n float64) float64 {
 	switch c {
 	case Critical:
-		return 1
+		return 0
 	case Standard:
-		return 0.95
+		return math.Floor(n * 0.05)
 	}
-	return 0.8
+	return min(max(math.Ceil(n*0.2), 3), n-1)
 }
 
 // Scheduler decides. It has neither locks nor a clock: it is for one goroutine at a
@@ -333,18 +335,18 @@ func (s *Scheduler) order(now time.Time) [classes]Class {
 	return order
 }
 
-// share is the part of a target's places that may be taken for it to run.
-func (s *Scheduler) share(it *Item, now time.Time) float64 {
+// goesAs is the class whose places may be taken for it to run.
+func (s *Scheduler) goesAs(it *Item, now time.Time) Class {
 	class := it.request.Class
 	if s.lines[class].credit >= it.cost {
-		return 1 // it is owed to it: it goes like the first class
+		return Critical // it is owed to it: it goes like the first class
 	}
 	for above := range class {
 		if at := s.lines[above].arrived; !at.IsZero() && now.Sub(at) < recently {
-			return ceiling(class)
+			return class
 		}
 	}
-	return 1
+	return Critical
 }
 
 // run puts it on a target, alone or in a group.

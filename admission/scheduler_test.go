@@ -278,6 +278,21 @@ func TestSchedulerClasses(t *testing.T) {
 			t.Errorf("places taken %v, want %v", got, want)
 		}
 	})
+	t.Run("of few places class batch leaves three, or all but one", func(t *testing.T) {
+		var got []int
+		all := []int{1, 2, 3, 4, 5, 8, 15, 16, 40}
+		for _, n := range all {
+			w := newWorld(t, places(n))
+			w.Done(w.ask("k1", class(admission.Standard))[0], admission.OK, w.now)
+			for range n + 1 {
+				w.ask("n1", class(admission.Batch))
+			}
+			got = append(got, w.Stats().Targets[0].Running)
+		}
+		if want := []int{1, 1, 1, 1, 2, 5, 12, 12, 32}; !slices.Equal(got, want) {
+			t.Errorf("of %v places batch took %v, want %v", all, got, want)
+		}
+	})
 	t.Run("and fill all of them when it has not been for ten seconds", func(t *testing.T) {
 		w := newWorld(t, places(20))
 		k := w.ask("k1", class(admission.Critical))[0]
