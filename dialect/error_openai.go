@@ -45,13 +45,20 @@ func openAIErrorOf(p *weir.Problem) openAIError {
 	return newOpenAIError(kind, code, message(p))
 }
 
+// unitMoney is the unit of a quota of money, in 1e-9 USD.
+const unitMoney = "nanousd"
+
 // openAIRateError is a 429: for a while, for long, or for ever. Only clients that
 // read insufficient_quota stop by themselves at a long wait (LangChain does);
-// others look at X-Should-Retry.
+// others look at X-Should-Retry. Money that is spent is insufficient_quota, whatever
+// the wait is.
 func openAIRateError(p *weir.Problem) openAIError {
 	const code = "rate_limit_exceeded"
 	if p.Unit == "" && p.Type != weir.TypeQuotaExceeded { // too fast, but no quota of the caller's
 		return newOpenAIError("rate_limit_error", "slow_down", withWait(message(p), p.RetryAfter))
+	}
+	if p.Unit == unitMoney {
+		return newOpenAIError("insufficient_quota", "project_spend_limit_exceeded", message(p))
 	}
 	kind := "requests"
 	if strings.HasSuffix(p.Unit, "tokens") {

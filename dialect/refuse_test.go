@@ -33,6 +33,7 @@ func refusals() map[string]weir.Problem {
 		"quota-tokens":     quota("Request refused: it costs 5086 tokens, and 652 are left of 10000 tokens per 60 seconds. Try again in 27 seconds.", "tokens", 26604*time.Millisecond),
 		"quota-output":     quota("Request refused: 9000 output tokens per 60 seconds are used up. Try again in 2 seconds.", "output_tokens", 2*time.Second),
 		"quota-bytes":      quota("Request refused: 1000 bytes per 60 seconds are used up. Try again in 3 seconds.", "bytes", 2000000001),
+		"quota-money":      quota("The budget of 20 USD per month is used up. The next one begins at 2026-12-01T00:00:00Z.", "nanousd", 30*time.Second),
 		"quota-of-what":    quota("Request refused: 5 requests per 60 seconds are used up.", "", 2*time.Second),
 		"quota-day":        quota("Request refused: 1000 requests per 24 hours are used up. Try again in 43200 seconds.", "requests", 12*time.Hour),
 		"quota-never":      quota(`Request refused: it costs 37313 tokens, and "default" never has more than 30000 at once (30000 tokens per 60 seconds).`, "tokens", weir.Never),
