@@ -144,18 +144,29 @@ func (s *Jobs) adminJob(w http.ResponseWriter, r *http.Request, id string) error
 	if r.Method == http.MethodDelete {
 		j, err := s.cancel(r.Context(), "", id)
 		if err != nil {
-			return s.storeProblem("", err)
+			return s.adminProblem("", err)
 		}
-		s.o.Log.Info("job cancelled by an operator", "job", id, "caller", j.Caller, "remote", r.RemoteAddr)
+		if j.State != Completed && j.State != Discarded { // which it leaves as they are
+			s.o.Log.Info("job cancelled by an operator", "job", id, "caller", j.Caller, "remote", r.RemoteAddr)
+		}
 		s.writeAdminView(w, r, statusOfCancel(j), j)
 		return nil
 	}
 	j, err := s.o.Store.Get(r.Context(), "", id)
 	if err != nil {
-		return s.storeProblem("Get", err)
+		return s.adminProblem("Get", err)
 	}
 	s.writeAdminView(w, r, http.StatusOK, j)
 	return nil
+}
+
+// adminProblem is storeProblem for operators, to whom all jobs belong.
+func (s *Jobs) adminProblem(op string, err error) error {
+	if !errors.Is(err, ErrNotFound) {
+		return s.storeProblem(op, err)
+	}
+	return &weir.Problem{Status: http.StatusNotFound, RetryAfter: weir.Never, Err: err,
+		Detail: "There is no such job: it was never there, or it expired long ago."}
 }
 
 func (s *Jobs) writeAdminView(w http.ResponseWriter, r *http.Request, status int, j *Job) {
@@ -166,7 +177,7 @@ func (s *Jobs) writeAdminView(w http.ResponseWriter, r *http.Request, status int
 func (s *Jobs) adminRetry(w http.ResponseWriter, r *http.Request, id string) error {
 	j, err := s.o.Store.Get(r.Context(), "", id)
 	if err != nil {
-		return s.storeProblem("Get", err)
+		return s.adminProblem("Get", err)
 	}
 	switch {
 	case j.State != Discarded:
@@ -180,7 +191,7 @@ func (s *Jobs) adminRetry(w http.ResponseWriter, r *http.Request, id string) err
 	case errors.Is(err, ErrLost), errors.Is(err, ErrConflict):
 		return notDiscarded("", err) // somebody was quicker
 	case err != nil:
-		return s.storeProblem("Retry", err)
+		return s.adminProblem("Retry", err)
 	}
 	s.o.Log.Info("discarded job tried again by an operator", "job", id, "caller", j.Caller, "remote", r.RemoteAddr)
 	s.notify(id)

@@ -482,6 +482,8 @@ func TestAdmin(t *testing.T) {
 	}
 	f("refuses a state that is none", "GET", "/api/v1/jobs?state=done", 400, bad(`"state: \"done\": want available, running, retryable, completed, cancelled or discarded."`))
 	f("refuses a max that is too large", "GET", "/api/v1/jobs?max=1001", 400, bad(`"max: \"1001\": want 1 to 1000."`))
+	f("knows no job of whoever", "GET", "/api/v1/jobs/0199aaaa-0000-7000-8000-000000000009", 404,
+		`{"type":"about:blank","title":"Not Found","status":404,"detail":"There is no such job: it was never there, or it expired long ago."}`)
 	f("refuses a before that is no id", "GET", "/api/v1/jobs?before=x", 400, bad(`"before: \"x\": want the id of a job: only older ones are listed."`))
 	f("refuses a parameter that is none", "GET", "/api/v1/jobs?stat=x", 400, bad(`"\"stat\": there is no such parameter: want state, caller, route, before or max."`))
 	f("refuses one that comes twice", "GET", "/api/v1/jobs?max=1&max=2", 400, bad(`"max is there more than once."`))
