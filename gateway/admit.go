@@ -96,6 +96,10 @@ func (x *exchange) seat(slot *admission.Slot) seat {
 // admit waits for a place at one of the upstream's targets, for a request that goes
 // out with fields.
 func (x *exchange) admit(ctx context.Context, fields http.Header) (*admission.Slot, error) {
+	if slot := x.held; slot != nil {
+		x.held = nil
+		return slot, nil
+	}
 	if x.wants == nil {
 		x.wants = x.want(fields)
 	}
@@ -104,6 +108,7 @@ func (x *exchange) admit(ctx context.Context, fields http.Header) (*admission.Sl
 	err := x.await(ctx, slot)
 	x.timings.Add(telemetry.PhaseQueue, time.Since(begin))
 	if err == nil {
+		x.placed()
 		x.place = slot
 		return slot, nil
 	}
@@ -146,6 +151,9 @@ func (x *exchange) await(ctx context.Context, slot *admission.Slot) error {
 // want is what the queue needs to know of the request.
 func (x *exchange) want(fields http.Header) *admission.Request {
 	share := x.setup.shares[x.plan]
+	if x.run != nil {
+		share.class = admission.Batch
+	}
 	r := &admission.Request{
 		Caller: x.caller.ID,
 		Weight: share.weight,

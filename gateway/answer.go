@@ -59,8 +59,11 @@ func (x *exchange) ask() (*http.Response, error) {
 
 func (x *exchange) send() (*http.Response, error) {
 	out := x.r.WithContext(x.r.Context())
-	if x.look.Keyed() || x.call.Endpoint != "" {
+	if x.look.Keyed() || x.call.Endpoint != "" || x.offloads() {
 		out.Header = x.r.Header.Clone() // the request's own are still needed
+	}
+	if x.offloads() {
+		out.Header["Accept-Encoding"] = []string{"identity"} // or what is kept could not be read later
 	}
 	body := x.body
 	if x.call.Endpoint != "" {
@@ -82,7 +85,7 @@ func (x *exchange) send() (*http.Response, error) {
 	}
 	begin := time.Now()
 	x.called = true
-	if x.r.ProtoAtLeast(1, 1) && !x.refreshing {
+	if x.r.ProtoAtLeast(1, 1) && !x.inBackground() {
 		hints := &interim{w: x.w}
 		defer hints.end()
 		ctx = hints.watch(ctx)
@@ -139,6 +142,12 @@ func (x *exchange) relay(resp *http.Response) {
 	}
 	resp.Body = &toldBody{resp.Body, x}
 	x.readsAhead = ahead.Bytes > 0
+	if done, err := x.offload(resp); done {
+		if err != nil {
+			x.fail(err)
+		}
+		return
+	}
 	if err := x.chosen.upstream.pool.Relay(x.w, resp, ahead); err != nil {
 		x.err = err
 		// The client must not take what it has for the whole answer.
@@ -229,17 +238,25 @@ func brokeOff(name string, err error) error {
 func (x *exchange) fail(err error) {
 	x.err = err
 	if p, ok := errors.AsType[*weir.Problem](err); ok {
-		x.giveBack() // what brought no answer costs nothing
+		if !x.relaying {
+			x.giveBack() // what brought no answer costs nothing
+		}
 		x.refuse(p)
 		return
 	}
 	if ctx := x.r.Context(); ctx.Err() != nil {
 		if p := weir.Ended(ctx); p != nil {
-			x.giveBack()
+			if !x.relaying {
+				x.giveBack()
+			}
 			x.refuse(p)
 			return
 		}
 		x.w.status = statusClientLeft
+		if x.run != nil {
+			x.failRun(err)
+			return
+		}
 		panic(http.ErrAbortHandler)
 	}
 	x.refuse(&weir.Problem{Err: err})
@@ -247,6 +264,10 @@ func (x *exchange) fail(err error) {
 
 // refuse writes every refusal.
 func (x *exchange) refuse(p *weir.Problem) {
+	if x.run != nil && x.w.status == 0 {
+		x.failRun(p)
+		return
+	}
 	if x.early && x.w.sentOnlyComments() {
 		x.tellEarly(p)
 		return
@@ -268,19 +289,30 @@ func (x *exchange) refuse(p *weir.Problem) {
 // finish settles and counts the request, and writes its line of the log.
 func (x *exchange) finish() {
 	var used amounts
+	if x.isBrokenOff() {
+		x.unobtained = true
+	}
 	if x.called || x.reserved { // a free answer from the cache is not read for what it used
 		used = x.spent()
 	}
 	x.learn(used)
 	x.settle(used)
 	x.settlePlace()
+	x.record(used)
+	if x.run != nil {
+		x.endRun(used)
+	}
 	if x.stop != nil {
 		x.stop()
 	}
 	x.noteStore()
 	took := time.Since(x.started)
 	status := x.w.status
-	if status == 0 {
+	switch {
+	case status != 0:
+	case x.run != nil:
+		status = x.run.status()
+	default:
 		status = http.StatusOK // what the server sends for a handler that wrote nothing
 	}
 	m, name := x.gateway.metrics, ""
@@ -288,7 +320,7 @@ func (x *exchange) finish() {
 		name = x.chosen.name
 	}
 	x.setup.bodies.release(x.body)
-	if !x.refreshing { // which is no request of anybody's
+	if !x.inBackground() { // which is no request of anybody's
 		if !x.counted {
 			m.RequestStarted(name)
 		}
@@ -302,7 +334,9 @@ func (x *exchange) finish() {
 	if x.err != nil {
 		e.Error = x.err.Error()
 	}
-	x.gateway.log.Log(e)
+	if !x.isPutOff() {
+		x.gateway.log.Log(e)
+	}
 }
 
 // entry is the request's line of the log, without what the model did.
@@ -328,6 +362,7 @@ func (x *exchange) entry(status int, took time.Duration) telemetry.Entry {
 		Shadow:       x.shadow,
 		Store:        x.storeMode,
 		Shed:         x.shedFor,
+		Job:          x.jobID,
 		UserAgent:    x.r.UserAgent(),
 	}
 	if x.chosen != nil {

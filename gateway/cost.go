@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/dialect"
 	"github.com/inferweir/weir/ratelimit"
@@ -15,6 +16,8 @@ import (
 // amounts are what a request uses, or may.
 type amounts struct {
 	requests, input, output, bytes int64
+	cached                         int64 // of input
+	money                          int64 // nano-USD
 }
 
 // of is the amount in a policy's unit.
@@ -28,6 +31,8 @@ func (a amounts) of(unit string) int64 {
 		return a.output
 	case "bytes":
 		return a.bytes
+	case nanoUSD:
+		return a.money
 	}
 	return a.requests
 }
@@ -79,6 +84,9 @@ func (x *exchange) estimate() (known, guessed amounts) {
 	default:
 		guessed.output = firstGuess
 	}
+	price := x.price()
+	known.money = price.of(weir.Usage{Input: known.input, Output: known.output})
+	guessed.money = price.of(weir.Usage{Input: guessed.input, Output: guessed.output})
 	x.expected = &[2]amounts{known, guessed}
 	return known, guessed
 }
@@ -92,7 +100,7 @@ func (x *exchange) spent() amounts {
 	if x.unobtained || !x.called && x.stored == nil {
 		return amounts{} // or its client left before anything was done
 	}
-	a := amounts{requests: 1, bytes: sum(int64(len(x.body)), x.w.sent)}
+	a := amounts{requests: 1, bytes: sum(int64(len(x.body)), sum(x.w.sent, x.offloaded))}
 	answer := x.answer
 	switch {
 	case x.stored == nil:
@@ -104,6 +112,10 @@ func (x *exchange) spent() amounts {
 	if answer != nil {
 		if o := answer.Outcome(); o.Known {
 			a.input, a.output = o.Usage.Input, o.Usage.Output
+			if x.stored == nil { // a model ran for it
+				a.cached = min(max(o.Usage.Cached, 0), a.input)
+				a.money = x.price().of(o.Usage)
+			}
 			return a
 		}
 	}
@@ -112,6 +124,9 @@ func (x *exchange) spent() amounts {
 		// says nothing of what it used: it has read the prompt. An error that
 		// reports no usage has none.
 		a.input = x.call.Estimate.Input
+		if x.stored == nil {
+			a.money = x.price().of(weir.Usage{Input: a.input})
+		}
 	}
 	return a
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/database"
 	"github.com/inferweir/weir/ratelimit"
 	"github.com/inferweir/weir/redisstore"
 	"github.com/inferweir/weir/telemetry"
@@ -27,6 +28,7 @@ type counts struct {
 	store    ratelimit.Store
 	memory   *ratelimit.MemoryStore // nil with a Redis
 	redis    *redisstore.Store      // nil without one
+	database *database.DB           // nil without one; it counts instances alone
 	leases   *ratelimit.Leases
 	fallback *ratelimit.Fallback
 
@@ -79,13 +81,17 @@ func newCounts(c *config.Config, o Options, log *slog.Logger) (*counts, error) {
 	return n, nil
 }
 
-// instances is how many gateways there are: as many as tell the shared store that
-// they live, and at least as many as the configuration says.
+// instances is how many gateways there are: as many as tell the shared store or the
+// database that they live, and at least as many as the configuration says.
 func (n *counts) instances(c *config.Config) int {
-	if n.redis == nil {
-		return c.Instances
+	known := c.Instances
+	if n.redis != nil {
+		known = max(known, n.redis.Instances())
 	}
-	return max(n.redis.Instances(), c.Instances)
+	if n.database != nil {
+		known = max(known, n.database.Instances())
+	}
+	return known
 }
 
 func zeros[K comparable](keys []K) map[K]*atomic.Uint64 {

@@ -97,7 +97,7 @@ func (x *exchange) wasImpatient(p *weir.Problem) bool {
 // of use. The zero time is never.
 func (x *exchange) deadlines() (begin, whole time.Time) {
 	at := func(d time.Duration) time.Time {
-		if d == 0 || x.refreshing {
+		if d == 0 || x.inBackground() {
 			return time.Time{}
 		}
 		return x.started.Add(d)

@@ -18,7 +18,7 @@ import (
 // canWait reports whether the client asked for a stream of events, in which
 // comments may stand.
 func (x *exchange) canWait() bool {
-	return x.call.Stream && x.call.Endpoint != "" && x.chosen.upstream.dialect.Events() && !x.refreshing && x.r.Method == http.MethodPost
+	return x.call.Stream && x.call.Endpoint != "" && x.chosen.upstream.dialect.Events() && !x.inBackground() && x.r.Method == http.MethodPost
 }
 
 // sayingTakes is how long a client has to take a comment. It may be given its place

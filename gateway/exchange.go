@@ -35,6 +35,7 @@ type exchange struct {
 	chosen     *route // nil until known
 	counted    bool   // as in flight
 	caller     weir.Caller
+	keyInField bool // the client sent X-Api-Key
 	plan       string
 	body       []byte
 	bodyRead   bool // to its end
@@ -52,12 +53,17 @@ type exchange struct {
 	look       *cache.Lookup // nil: the route has no cache
 	stored     *cache.Entry  // the answer, where the cache had it
 	refreshing bool          // a stale answer, in the background
+	run        *run          // of a job; nil: a client waits
+	jobID      string        // of the job that it is, or became
+	deferred   *deferral     // nil: the answer is wanted now
+	offloaded  int64         // bytes that went to the blobs
 
 	waits       timeouts           // the client's
 	ticket      string             // from an earlier refusal
 	stop        context.CancelFunc // of what obeys them; may be nil
 	client      *client            // that is watched; may be nil
 	wants       *admission.Request // of the queue
+	held        *admission.Slot    // a place that is not used yet
 	place       *admission.Slot    // that it was given, or of the attempt that answered
 	early       bool               // the head was sent while it waited
 	failedEarly bool               // and then there was no stream
@@ -133,6 +139,7 @@ func (x *exchange) authenticate() error {
 	x.r.Header["X-Request-Id"] = []string{x.id}
 	x.ticket = x.r.Header.Get(ticketField)
 	delete(x.r.Header, ticketField) // which is for this queue alone
+	x.keyInField = len(x.r.Header["X-Api-Key"]) > 0
 	caller, err := x.identify()
 	if err != nil {
 		return err

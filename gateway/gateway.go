@@ -40,9 +40,12 @@ type Gateway struct {
 	answers *answers
 	slots   slotIDs
 	sizes   sizes
+	models  models
+	seeds   seeds
 	metrics *telemetry.Metrics
 	log     *telemetry.AccessLog
 	health  telemetry.Health
+	data    *data
 	watcher *watcher
 
 	attempts     *Attempts
@@ -76,14 +79,18 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 	if g.answers, err = newAnswers(c, o, g.counts.redis, g.log.Logger()); err != nil {
 		return nil, errors.Join(err, g.counts.close(context.Background()))
 	}
+	if err := g.openData(c); err != nil {
+		return nil, errors.Join(err, g.data.close(context.Background()), g.answers.close(), g.counts.close(context.Background()))
+	}
 	s, err := g.build(c)
 	if err != nil {
-		return nil, errors.Join(err, g.answers.close(), g.counts.close(context.Background()))
+		return nil, errors.Join(err, g.data.close(context.Background()), g.answers.close(), g.counts.close(context.Background()))
 	}
 	g.setup.Store(s)
 	if err := g.export(); err != nil {
 		return nil, errors.Join(err, g.Close(context.Background()))
 	}
+	g.startData()
 	g.health.SetReady()
 	return g, nil
 }
@@ -93,9 +100,10 @@ func (g *Gateway) export() error {
 	return errors.Join(
 		g.counts.export(g.metrics),
 		g.answers.export(g.metrics),
+		g.data.export(g.metrics),
 		g.metrics.CounterFunc("weir_telemetry_log_lines_dropped_total", "Log lines that the writer was too slow for.",
 			func() float64 { return float64(g.log.Dropped()) }),
-		g.metrics.CounterFunc("weir_auth_unknown_plans_total", "Requests whose token names a plan that is not there; they have the plan default.",
+		g.metrics.CounterFunc("weir_auth_unknown_plans_total", "Requests whose token or key names a plan that is not there; they have the plan default.",
 			func() float64 { return float64(g.unknownPlans.Load()) }),
 		g.metrics.CounterFunc("weir_auth_failures_total", "Requests whose key or token is not valid.",
 			func() float64 { return float64(g.attempts.failed.Load()) }),
@@ -118,13 +126,22 @@ func (g *Gateway) Ready() http.Handler { return g.health.Ready() }
 
 // Drain makes Ready say that the gateway stops, so that load balancers send
 // nothing new. Requests are served as before.
-func (g *Gateway) Drain() { g.health.SetNotReady("shutting down") }
+func (g *Gateway) Drain() {
+	g.health.SetNotReady("shutting down")
+	g.data.drain() // who waits for a job learns where to find it
+}
+
+// FinishJobs begins no more attempts of jobs and waits for those that run, as long as
+// ctx allows. What is left then is stopped, and given back to be run again, here after
+// a start or by another instance. It is an error only where not even that could be done.
+func (g *Gateway) FinishJobs(ctx context.Context) error { return g.data.closeJobs(ctx) }
 
 // Close ends what runs in the background, writes what the caches and the log still
 // hold, for as long as ctx allows, and closes idle connections, those to the shared
 // store among them.
 func (g *Gateway) Close(ctx context.Context) error {
 	g.watcher.close()
+	jobs := g.data.closeJobs(ctx)
 	s := g.setup.Load()
 	for _, r := range s.routes {
 		if r.cache != nil {
@@ -132,7 +149,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		}
 	}
 	s.closeUpstreams()
-	return errors.Join(s.callers.Close(), g.answers.close(), g.counts.close(ctx), g.log.Flush(ctx))
+	return errors.Join(jobs, s.callers.Close(), g.answers.close(), g.counts.close(ctx), g.data.close(ctx), g.log.Flush(ctx))
 }
 
 // Server makes the server for the configuration's listen address, with the

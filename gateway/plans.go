@@ -56,8 +56,12 @@ func (s *setup) policiesOf(caller, plan string) []policy {
 func (s *setup) buildPlans(plans map[string]config.Plan) error {
 	s.plans, s.overrides = map[string][]policy{}, map[string]override{}
 	var errs []error
+	var err error
+	if s.prices, err = newPrices(s.config); err != nil {
+		return err
+	}
 	for name, plan := range plans {
-		policies, err := prepare("plan:"+name, plan.Policies)
+		policies, err := prepare("plan:"+name, withBudget(plan.Policies, plan))
 		s.plans[name] = policies
 		errs = append(errs, err)
 	}
@@ -66,7 +70,7 @@ func (s *setup) buildPlans(plans map[string]config.Plan) error {
 		for _, plan := range s.plansOf(o) {
 			// In the plan's own scope: a policy of the same name has the same
 			// count, whoever it is for, and keeps what is owed.
-			policies, err := prepare("plan:"+plan, o.Applied(plans[plan].Policies))
+			policies, err := prepare("plan:"+plan, withBudget(o.Applied(plans[plan].Policies), plans[plan]))
 			own.policies[plan] = policies
 			errs = append(errs, err)
 		}
@@ -184,7 +188,7 @@ func (g *Gateway) SetPolicies(plan string, policies []config.Policy) (before []c
 		changed.reads = changed.reads || needsModel
 		next.routes[i] = &changed
 	}
-	g.metrics.Extend(telemetry.Labels{Policies: map[string][]string{"plan:" + plan: policyNames(policies)}})
+	g.metrics.Extend(telemetry.Labels{Policies: map[string][]string{"plan:" + plan: policyNames(withBudget(policies, was))}})
 	g.setup.Store(&next)
 	return was.Policies, nil
 }

@@ -87,7 +87,7 @@ func (x *exchange) take(takes []ratelimit.Take) error {
 		x.reserved = true
 		return nil
 	}
-	p := ratelimit.Refusal(takes)
+	p := refusal(takes)
 	if p == nil {
 		return errors.New("the store of quotas refused without a reason")
 	}
@@ -174,6 +174,8 @@ func (x *exchange) settle(used amounts) {
 			continue // nothing was taken
 		case t.Policy.Concurrent > 0:
 			t.Cost = -t.Cost
+		case x.run != nil:
+			continue // the job settles what was reserved for it
 		default:
 			t.Cost = used.of(t.Policy.Unit) - t.Cost
 		}
@@ -250,7 +252,7 @@ func (x *exchange) limits() []dialect.Limit {
 	tightest := x.theirs
 	for i := range x.takes {
 		t := &x.takes[i]
-		if t.Policy.Shadow || t.Policy.Concurrent > 0 || t.Mode >= ratelimit.Open {
+		if t.Policy.Shadow || t.Policy.Concurrent > 0 || t.Policy.Unit == nanoUSD || t.Mode >= ratelimit.Open {
 			continue
 		}
 		own := dialect.Limit{Unit: t.Policy.Unit, Quota: t.Burst(), Remaining: t.Decision.Remaining, Full: t.Decision.Full}

@@ -120,7 +120,7 @@ func (x *exchange) setFields(h http.Header) {
 		return
 	}
 	if x.chosen.config.LegacyHeaders {
-		ratelimit.SetLegacyFields(h, x.takes)
+		ratelimit.SetLegacyFields(h, withoutMoney(x.takes))
 	}
 	switch {
 	case x.look != nil:

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/inferweir/weir/admission"
@@ -28,8 +29,9 @@ type setup struct {
 	config    *config.Config
 	callers   *auth.Authenticator
 	plans     map[string][]policy
-	shares    map[string]share    // of the queues, by plan
-	overrides map[string]override // by caller
+	shares    map[string]share      // of the queues, by plan
+	overrides map[string]override   // by caller
+	prices    map[string]*priceList // of models, by dialect
 	upstreams map[string]*upstreamSetup
 	routes    []*route
 	counts    ratelimit.Store
@@ -51,6 +53,9 @@ type upstreamSetup struct {
 	counts  *queueCounts
 	batcher *upstream.Batcher[*dialect.Call] // nil: calls go alone
 	batches batchCounts
+
+	jobsPlaced atomic.Int64 // that have a place, or had one and are not over
+	jobsPaused atomic.Int64 // until when none is claimed, in Unix nanoseconds
 }
 
 // path is a request's path as the first target gets it: that is what it means.
@@ -105,7 +110,7 @@ func (g *Gateway) build(c *config.Config) (*setup, error) {
 			errs = append(errs, err)
 		}
 	}
-	add(s.buildCallers(c))
+	add(g.buildCallers(s, c))
 	add(s.buildPlans(c.Plans))
 	add(s.buildShares(c.Plans))
 	for name, u := range c.Upstreams {
@@ -132,7 +137,7 @@ func (g *Gateway) build(c *config.Config) (*setup, error) {
 	return s, nil
 }
 
-func (s *setup) buildCallers(c *config.Config) error {
+func (g *Gateway) buildCallers(s *setup, c *config.Config) error {
 	keys := make([]auth.Key, len(c.Callers.Keys))
 	for i, k := range c.Callers.Keys {
 		keys[i] = auth.Key{Caller: k.Caller, Key: k.Key, Plan: k.Plan}
@@ -141,7 +146,12 @@ func (s *setup) buildCallers(c *config.Config) error {
 	if j := c.Callers.JWT; j != nil {
 		jwt = &auth.JWT{Issuer: j.Issuer, Audience: j.Audience, JWKSURL: j.JWKSURL, CallerClaim: j.CallerClaim, PlanClaim: j.PlanClaim}
 	}
+	var stored func([32]byte) (auth.Key, error)
+	if g.data.db != nil {
+		stored = g.data.db.Keys().Find
+	}
 	a, err := auth.New(auth.Options{
+		Stored:         stored,
 		JWT:            jwt,
 		Allow:          c.Callers.Allow,
 		Deny:           c.Callers.Deny,
@@ -157,6 +167,16 @@ func (s *setup) buildCallers(c *config.Config) error {
 		return fmt.Errorf("callers: %w", err)
 	}
 	s.callers = a
+	return nil
+}
+
+// route is the one of a name, nil if there is none.
+func (s *setup) route(name string) *route {
+	for _, r := range s.routes {
+		if r.name == name {
+			return r
+		}
+	}
 	return nil
 }
 
@@ -374,15 +394,16 @@ func (s *setup) needsModel() bool {
 	return slices.ContainsFunc(s.routes, func(r *route) bool { return r.model != "" || byModel(r.policies) })
 }
 
+// byModel reports whether what a policy counts depends on the model.
 func byModel(policies []policy) bool {
-	return slices.ContainsFunc(policies, func(p policy) bool { return p.by == "model" })
+	return slices.ContainsFunc(policies, func(p policy) bool { return p.by == "model" || p.Unit == nanoUSD })
 }
 
 // labels are the closed sets that label values come from.
 func labels(c *config.Config) telemetry.Labels {
 	l := telemetry.Labels{Policies: map[string][]string{}}
 	for name, plan := range c.Plans {
-		l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(plan.Policies)...)
+		l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(withBudget(plan.Policies, plan))...)
 		for _, o := range c.Callers.Overrides {
 			l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(o.Policies)...)
 		}

@@ -60,8 +60,9 @@ type Entry struct {
 	// call was made in the background, in the place of a stale answer.
 	CacheKey string
 	Refresh  bool
-	// Shed says why the queue refused the request.
-	Shed string
+	// Shed says why the queue refused the request. Job is the job that the request
+	// became, or that it is an attempt of.
+	Shed, Job string
 	// Error is the cause of a failure in full. What follows a "?" in it is
 	// replaced, because errors of net/http repeat whole URLs.
 	Error string

@@ -48,6 +48,7 @@ func appendEntry(b []byte, e *Entry, level slog.Level) []byte {
 	b = appendString(b, `,"shadow":`, e.Shadow)
 	b = appendString(b, `,"store":`, e.Store)
 	b = appendString(b, `,"shed":`, e.Shed)
+	b = appendString(b, `,"job":`, e.Job)
 	b = appendString(b, `,"model":`, e.Model)
 	b = appendInt(b, `,"input_tokens":`, e.Usage.Input)
 	b = appendInt(b, `,"cached_tokens":`, e.Usage.Cached)

@@ -32,16 +32,26 @@ func handler(g *gateway.Gateway, p purger, c config.Admin) http.Handler {
 	caches := caches{p, g.Logger()}
 	api := http.NewServeMux()
 	api.Handle("/api/v1/plans", methods{http.MethodGet: plans.list})
-	api.Handle("/api/v1/plans/{name}", methods{http.MethodGet: plans.show, http.MethodPatch: plans.change})
+	api.Handle("/api/v1/plans/{name}", methods{http.MethodGet: plans.show, http.MethodPatch: plans.change, http.MethodDelete: plans.drop})
 	api.Handle("/api/v1/cache/purge", methods{http.MethodPost: caches.purge})
-	api.Handle("/", notFound("want /api/v1/plans, /api/v1/plans/NAME or /api/v1/cache/purge."))
+	keys := Keys(KeysOptions{Keys: storedKeys(g), Plans: g.Plans, By: remote, Log: g.Logger()})
+	api.Handle("/api/v1/keys", keys)
+	api.Handle("/api/v1/keys/", keys)
+	api.Handle("/api/v1/usage", methods{http.MethodGet: newUsage(g.Database(), g.Logger()).show})
+	jobs := g.JobsAPI()
+	if jobs == nil {
+		jobs = &weir.Problem{Status: http.StatusConflict, Detail: "There are no jobs: they need a database in the configuration, for example database: {url: sqlite:weir.db}."}
+	}
+	api.Handle("/api/v1/jobs", jobs)
+	api.Handle("/api/v1/jobs/", jobs)
+	api.Handle("/", notFound("want /api/v1/plans, /api/v1/plans/NAME, /api/v1/keys, /api/v1/usage, /api/v1/jobs or /api/v1/cache/purge."))
 
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", g.Metrics())
 	mux.Handle("/healthz", g.Live())
 	mux.Handle("/readyz", g.Ready())
 	mux.Handle("/api/", newGuard(g, c.Token).before(api))
-	mux.Handle("/", notFound("want /metrics, /healthz, /readyz, /api/v1/plans or /api/v1/cache/purge."))
+	mux.Handle("/", notFound("want /metrics, /healthz, /readyz, /api/v1/plans, /api/v1/keys, /api/v1/usage, /api/v1/jobs or /api/v1/cache/purge."))
 	return mux
 }
 
@@ -70,7 +80,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (m methods) notAllowed(method string) error {
 	var allowed []string
-	for _, name := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch} {
+	for _, name := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodDelete} {
 		if m[name] != nil || name == http.MethodHead && m[http.MethodGet] != nil {
 			allowed = append(allowed, name)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -165,7 +166,7 @@ func TestPlans(t *testing.T) {
 		o.ask("PATCH", "/api/v1/plans/default", `{"policies": ["7/hour"]}`)
 		equal(t, o.logged(), []map[string]any{{
 			"level": "INFO", "msg": "policies changed", "plan": "default",
-			"old": []any{"5/minute"}, "new": []any{"7/hour"}, "remote": "127.0.0.1:50000",
+			"old": []any{"5/minute"}, "new": []any{"7/hour"}, "kept": false, "remote": "127.0.0.1:50000",
 		}})
 	})
 }
@@ -187,7 +188,7 @@ func TestRefusedChanges(t *testing.T) {
 	const at = "/api/v1/plans/default"
 	f("names the plans where one is unknown", o.ask("PATCH", "/api/v1/plans/gold", `{"policies": []}`), 404, `There is no plan "gold": want default, pro.`)
 	f("an unknown plan is not there to look at either", o.ask("GET", "/api/v1/plans/a%2Fb", ""), 404, `There is no plan "a/b": want default, pro.`)
-	f("a path that is none", o.ask("GET", "/api/v1/plan", ""), 404, "This is the admin listener: want /api/v1/plans, /api/v1/plans/NAME or /api/v1/cache/purge.")
+	f("a path that is none", o.ask("GET", "/api/v1/plan", ""), 404, "This is the admin listener: want /api/v1/plans, /api/v1/plans/NAME, /api/v1/keys, /api/v1/usage, /api/v1/jobs or /api/v1/cache/purge.")
 	f("a form of a web page", o.ask("PATCH", at, `{"policies": []}`, "Content-Type", "text/plain"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a body of no type", o.ask("PATCH", at, `{"policies": []}`, "Content-Type", ""), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a compressed body", o.ask("PATCH", at, `{"policies": []}`, "Content-Encoding", "gzip"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
@@ -196,7 +197,7 @@ func TestRefusedChanges(t *testing.T) {
 	f("a list alone", o.ask("PATCH", at, `["5/minute"]`), 400, `Nothing is changed: want a JSON object, for example {"policies": ["5/minute"]}`)
 	f("no policies", o.ask("PATCH", at, `{}`), 400, `Nothing is changed: policies: is not there: want a list, for example {"policies": ["5/minute"]}`)
 	f("null is not no limit", o.ask("PATCH", at, `{"policies": null}`), 400, `Nothing is changed: policies: is no list: want one, for example {"policies": ["5/minute"]}, or [] for no limit`)
-	f("a member that is unknown", o.ask("PATCH", at, `{"policies": [], "weight": 2}`), 400, `Nothing is changed: "weight": is no member of a plan: want policies`)
+	f("a member that is unknown", o.ask("PATCH", at, `{"policies": [], "weight": 2}`), 400, `Nothing is changed: weight: is no member of a plan: want policies`)
 	f("a member twice", o.ask("PATCH", at, `{"policies": [], "policies": ["1/minute"]}`), 400, "Nothing is changed: policies: is there twice: want it once")
 	f("half an object", o.ask("PATCH", at, `{"policies": ["5/minute"]`), 400, `Nothing is changed: is no JSON after byte 25: EOF: want for example {"policies": ["5/minute"]}`)
 	f("more behind the object", o.ask("PATCH", at, `{"policies": []} {}`), 400, "Nothing is changed: something follows the JSON object: want nothing behind it")
@@ -228,16 +229,16 @@ func TestRefusedChanges(t *testing.T) {
 				t.Errorf("%+v: want what would be right", m)
 			}
 		}
-		equal(t, places, [][2]string{{`"polices"`, ""}, {"policies[0]", "5/minuet"}, {"policies[1].quota", "0"}, {"policies[1].window", "10x"}, {"policies[1].colour", ""}})
-		equal(t, p.Detail, `Nothing is changed: "polices": is no member of a plan: want policies; and 4 more`)
+		equal(t, places, [][2]string{{"polices", ""}, {"policies[0]", "5/minuet"}, {"policies[1].quota", "0"}, {"policies[1].window", "10x"}, {"policies[1].colour", ""}})
+		equal(t, p.Detail, `Nothing is changed: polices: is no member of a plan: want policies; and 4 more`)
 	})
 	t.Run("a method that a path has not", func(t *testing.T) {
 		var got [][2]any
-		for _, ask := range [][2]string{{"POST", "/api/v1/plans"}, {"PATCH", "/api/v1/plans"}, {"DELETE", at}, {"POST", at}} {
+		for _, ask := range [][2]string{{"POST", "/api/v1/plans"}, {"PATCH", "/api/v1/plans"}, {"PUT", at}, {"POST", at}} {
 			rec := o.ask(ask[0], ask[1], "")
 			got = append(got, [2]any{rec.Code, rec.Header().Get("Allow")})
 		}
-		equal(t, got, [][2]any{{405, "GET, HEAD"}, {405, "GET, HEAD"}, {405, "GET, HEAD, PATCH"}, {405, "GET, HEAD, PATCH"}})
+		equal(t, got, [][2]any{{405, "GET, HEAD"}, {405, "GET, HEAD"}, {405, "GET, HEAD, PATCH, DELETE"}, {405, "GET, HEAD, PATCH, DELETE"}})
 		equal(t, o.ask("HEAD", at, "").Code, 200)
 	})
 	t.Run("deep and long bodies end soon", func(t *testing.T) {
@@ -405,4 +406,66 @@ func TestGuessing(t *testing.T) {
 		equal(t, ask("[2001:db8::ffff]:5000", token).Code, 429) // the same network
 		_ = o.gateway.Close(context.Background())
 	})
+}
+
+func TestPlansShowTheirBudget(t *testing.T) {
+	o := open(t, `
+plans: {default: {policies: [], budget: 20 USD per month}, free: {policies: []}}
+prices: {"*": {input: 1, output: 1}}
+upstreams: {u: {targets: ["http://127.0.0.1:1"], dialect: openai}}
+routes: [{match: {path: /v1/*}, upstream: u}]
+callers: {keys: [{caller: alice, key: weir_alice, plan: free}]}
+`, "")
+	const at = "/api/v1/plans/default"
+	for _, c := range []struct{ method, path, body, want string }{
+		{"GET", "/api/v1/plans", "", `{"plans":{"default":{"policies":[],"budget":"20 USD/month"},"free":{"policies":[]}}}`},
+		{"GET", at, "", `{"policies":[],"budget":"20 USD/month"}`},
+		{"PATCH", at, `{"policies": ["5/minute"]}`, `{"policies":["5/minute"],"budget":"20 USD/month","kept":false}`},
+		{"DELETE", at, "", `{"policies":[],"budget":"20 USD/month","kept":true}`},
+	} {
+		equal(t, o.ask(c.method, c.path, c.body).Body.String(), c.want+"\n")
+	}
+	equal(t, o.ask("PATCH", at, `{"policies": [], "budget": "1 USD/month"}`).Code, 400)
+}
+
+func TestMembersAreNamedAsTheyAre(t *testing.T) {
+	o := open(t, twoPlans, "")
+	f := func(in, want string) {
+		t.Helper()
+		var got struct {
+			Mistakes []struct {
+				Path string `json:"path"`
+			} `json:"mistakes"`
+		}
+		rec := o.ask("PATCH", "/api/v1/plans/default", `{"policies": [], `+in+`: 1}`)
+		if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil || len(got.Mistakes) != 1 || got.Mistakes[0].Path != want {
+			t.Errorf("%s: %s: want the path %s", in, rec.Body, want)
+		}
+	}
+	f(`"foo"`, "foo")
+	f(`""`, `""`)
+	f(`"two words"`, `"two words"`)
+	f(`"\u001b[2J"`, `"\x1b[2J"`)
+}
+
+func TestPlansAreTakenBack(t *testing.T) {
+	for name, more := range map[string]string{"with a database": "database: {url: 'sqlite:" + filepath.Join(t.TempDir(), "weir.db") + "'}\n", "without one": ""} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t, twoPlans+more, "")
+			const at = "/api/v1/plans/default"
+			file := o.ask("GET", at, "").Body.String()
+			if got := o.ask("PATCH", at, `{"policies": ["7/hour"]}`).Code; got != 200 {
+				t.Fatal(got)
+			}
+			if got := o.ask("GET", at, "").Body.String(); got == file {
+				t.Fatalf("it is not changed: %s", got)
+			}
+			for range 2 { // the second time there is nothing to take back
+				got := o.ask("DELETE", at, "")
+				equal(t, [2]any{got.Code, got.Body.String()}, [2]any{200, strings.TrimSuffix(file, "}\n") + `,"kept":true}` + "\n"})
+			}
+			equal(t, o.ask("GET", at, "").Body.String(), file)
+			equal(t, o.ask("DELETE", "/api/v1/plans/gold", "").Code, 404)
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/inferweir/weir/config"
 )
@@ -66,7 +67,7 @@ func (o object) read(body []byte) (found map[string]json.RawMessage, mistakes co
 		_, twice := found[name]
 		switch {
 		case !o.known(name) && len(mistakes) < maxMistakes:
-			mistakes = append(mistakes, config.Mistake{Path: fmt.Sprintf("%.60q", name), Want: o.unknown})
+			mistakes = append(mistakes, config.Mistake{Path: memberName(name), Want: o.unknown})
 		case !o.known(name):
 		case twice && len(mistakes) < maxMistakes:
 			mistakes = append(mistakes, config.Mistake{Path: name, Want: "is there twice: want it once"})
@@ -81,6 +82,16 @@ func (o object) read(body []byte) (found map[string]json.RawMessage, mistakes co
 		return nil, config.Mistakes{{Want: "something follows the JSON object: want nothing behind it"}}
 	}
 	return found, mistakes
+}
+
+// memberName is the name of a member as it stands in messages: like those that are known,
+// with nothing around it, and without what a terminal could take for more than text.
+func memberName(name string) string {
+	quoted := fmt.Sprintf("%.60q", name)
+	if plain := quoted[1 : len(quoted)-1]; plain != "" && !strings.ContainsAny(plain, " \\") {
+		return plain
+	}
+	return quoted
 }
 
 func (o object) broken(d *json.Decoder, err error) config.Mistakes {

@@ -77,9 +77,9 @@ func TestRefusedPurges(t *testing.T) {
 	bad("nothing", `{}`, "it is empty: want one of key, tag, path, caller and all, "+example)
 	bad("two members", `{"tag": "llama", "path": "/v1/*"}`, "path: stands beside tag: want one of them, and another request for the other")
 	bad("a member twice", `{"tag": "llama", "tag": "mistral"}`, "tag: is there twice: want it once")
-	bad("an unknown member", `{"tags": ["llama"]}`, `"tags": is nothing that can be purged: want key, tag, path, caller or all`)
-	bad("a member in capitals", `{"Tag": "llama"}`, `"Tag": is nothing that can be purged: want key, tag, path, caller or all`)
-	bad("an unknown member beside a right one", `{"tag": "llama", "route": "chat"}`, `"route": is nothing that can be purged: want key, tag, path, caller or all`)
+	bad("an unknown member", `{"tags": ["llama"]}`, `tags: is nothing that can be purged: want key, tag, path, caller or all`)
+	bad("a member in capitals", `{"Tag": "llama"}`, `Tag: is nothing that can be purged: want key, tag, path, caller or all`)
+	bad("an unknown member beside a right one", `{"tag": "llama", "route": "chat"}`, `route: is nothing that can be purged: want key, tag, path, caller or all`)
 	bad("half an object", `{"tag": "llama"`, "is no JSON after byte 15: EOF: want "+example)
 	bad("more behind the object", `{"all": true} {}`, "something follows the JSON object: want nothing behind it")
 	bad("a number as tag", `{"tag": 7}`, "tag: is no text: want one, "+example)
@@ -108,7 +108,7 @@ func TestRefusedPurges(t *testing.T) {
 	f("a form of a web page", o.ask("POST", purgePath, `{"all": true}`, "Content-Type", "text/plain"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a compressed body", o.ask("POST", purgePath, `{"all": true}`, "Content-Encoding", "gzip"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a body of more than 1 MiB", o.ask("POST", purgePath, `{"tag": "`+strings.Repeat("x", 1<<20)+`"}`), 413, "The body is too large: want at most 1048576 bytes.")
-	f("a path below", o.ask("POST", purgePath+"/all", `{"all": true}`), 404, "This is the admin listener: want /api/v1/plans, /api/v1/plans/NAME or /api/v1/cache/purge.")
+	f("a path below", o.ask("POST", purgePath+"/all", `{"all": true}`), 404, "This is the admin listener: want /api/v1/plans, /api/v1/plans/NAME, /api/v1/keys, /api/v1/usage, /api/v1/jobs or /api/v1/cache/purge.")
 
 	t.Run("a method that purges nothing", func(t *testing.T) {
 		for _, method := range []string{"GET", "HEAD", "PUT", "PATCH", "DELETE", "PURGE"} {

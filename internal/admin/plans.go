@@ -16,6 +16,12 @@ type plans struct{ gateway *gateway.Gateway }
 // plan has the members of a plan of the configuration.
 type plan struct {
 	Policies json.RawMessage `json:"policies"`
+	// Budget is that of the file, as it is written there. It is in force whatever the
+	// policies are changed to.
+	Budget string `json:"budget,omitempty"`
+	// Override says that these are not the policies of the configuration's file, but
+	// those that the database keeps in their place.
+	Override bool `json:"override,omitempty"`
 }
 
 // changed is a plan that is not as the configuration has it.
@@ -29,11 +35,24 @@ func (p plans) list(w http.ResponseWriter, _ *http.Request) error {
 	all := map[string]plan{}
 	for _, name := range p.gateway.Plans() {
 		if policies, ok := p.gateway.Policies(name); ok {
-			all[name] = plan{config.PoliciesJSON(policies, name)}
+			all[name] = p.shown(name, policies)
 		}
 	}
 	write(w, http.StatusOK, map[string]any{"plans": all})
 	return nil
+}
+
+// shown is a plan as it is in force.
+func (p plans) shown(name string, policies []config.Policy) plan {
+	return plan{config.PoliciesJSON(policies, name), p.budget(name), p.gateway.Overridden(name)}
+}
+
+// budget is what each caller of a plan may spend, "" for any amount.
+func (p plans) budget(name string) string {
+	if b := p.gateway.Config().Plans[name].Budget; b != nil {
+		return b.String()
+	}
+	return ""
 }
 
 func (p plans) show(w http.ResponseWriter, r *http.Request) error {
@@ -42,12 +61,12 @@ func (p plans) show(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return p.unknown(name)
 	}
-	write(w, http.StatusOK, plan{config.PoliciesJSON(policies, name)})
+	write(w, http.StatusOK, p.shown(name, policies))
 	return nil
 }
 
-// change puts the body's policies in force. What comes after it in this process
-// sees them; nothing is written anywhere.
+// change puts the body's policies in force: what comes after it sees them. Where there
+// is a database they are kept in it, and hold at the other instances, too.
 func (p plans) change(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
 	if _, ok := p.gateway.Policies(name); !ok {
@@ -61,7 +80,7 @@ func (p plans) change(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	before, err := p.gateway.SetPolicies(name, policies)
+	before, isKept, err := p.gateway.KeepPolicies(r.Context(), name, policies, "admin "+r.RemoteAddr)
 	switch {
 	case errors.Is(err, gateway.ErrNoPlan):
 		return p.unknown(name)
@@ -69,8 +88,28 @@ func (p plans) change(w http.ResponseWriter, r *http.Request) error {
 		return config.Mistakes{{Path: "policies", Want: err.Error()}}
 	}
 	after := json.RawMessage(config.PoliciesJSON(policies, name))
-	p.gateway.Logger().Info("policies changed", "plan", name, "old", json.RawMessage(config.PoliciesJSON(before, name)), "new", after, "remote", r.RemoteAddr)
-	write(w, http.StatusOK, changed{plan: plan{after}})
+	p.gateway.Logger().Info("policies changed", "plan", name, "old", json.RawMessage(config.PoliciesJSON(before, name)), "new", after, "kept", isKept, "remote", r.RemoteAddr)
+	write(w, http.StatusOK, changed{plan: plan{Policies: after, Budget: p.budget(name)}, Kept: isKept})
+	return nil
+}
+
+// drop takes back what was changed: the file's policies are in force.
+func (p plans) drop(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("name")
+	if _, ok := p.gateway.Policies(name); !ok {
+		return p.unknown(name)
+	}
+	before, isKept, err := p.gateway.DropPolicies(r.Context(), name, "admin "+r.RemoteAddr)
+	switch {
+	case errors.Is(err, gateway.ErrNoPlan):
+		return p.unknown(name)
+	case err != nil:
+		return problem(http.StatusConflict, "The policies of the file do not fit those of other plans that were changed: %v.", err)
+	}
+	policies, _ := p.gateway.Policies(name)
+	after := json.RawMessage(config.PoliciesJSON(policies, name))
+	p.gateway.Logger().Info("policies taken back to those of the file", "plan", name, "old", json.RawMessage(config.PoliciesJSON(before, name)), "new", after, "kept", isKept, "remote", r.RemoteAddr)
+	write(w, http.StatusOK, changed{plan: plan{Policies: after, Budget: p.budget(name)}, Kept: isKept})
 	return nil
 }
 
