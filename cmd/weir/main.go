@@ -26,7 +26,9 @@ const (
 type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Serve the configuration; without one, the built-in models on 127.0.0.1:8080."`
 	Check   checkCommand   `cmd:"" help:"Report every mistake of a configuration."`
+	Key     keyCommand     `cmd:"" help:"Make, list, revoke and replace the keys of callers."`
 	Purge   purgeCommand   `cmd:"" help:"Remove answers from the cache of a running Weir."`
+	Sign    signCommand    `cmd:"" help:"Print a link to a blob."`
 	Warm    warmCommand    `cmd:"" help:"Send the requests of a file to a running Weir, so that their answers are in its cache."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }

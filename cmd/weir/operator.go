@@ -45,7 +45,7 @@ type operator struct {
 	Admin baseURL `placeholder:"URL" default:"http://127.0.0.1:8081" help:"The admin.listen of a running Weir (default ${default}). Its admin.token is read from the variable WEIR_ADMIN_TOKEN."`
 }
 
-// post sends a body of JSON and returns the answer, which is 200.
+// post sends a body of JSON and returns the answer.
 func (o *operator) post(ctx context.Context, path string, body any) ([]byte, error) {
 	text, err := json.Marshal(body)
 	if err != nil {
@@ -58,6 +58,20 @@ func (o *operator) post(ctx context.Context, path string, body any) ([]byte, err
 		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/json")
+	return o.Admin.ask(r, asking{most: maxAnswer, away: "with --admin URL", missing: "want the admin.listen of a Weir of this version, with --admin URL"})
+}
+
+// asking is what the commands ask the admin listener differently.
+type asking struct {
+	most int64  // bytes of an answer that are kept
+	away string // how to say where there is another Weir to ask
+	// missing is what to do about a 404 or a 405; "" where the answer itself says it.
+	missing string
+}
+
+// ask sends r to the admin listener at u with the operator's token, and returns the
+// answer, which is 200 or 201. The error says in words what became of it, and what to do.
+func (u baseURL) ask(r *http.Request, o asking) ([]byte, error) {
 	if token := os.Getenv(adminToken); token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -66,22 +80,26 @@ func (o *operator) post(ctx context.Context, path string, body any) ([]byte, err
 	defer client.CloseIdleConnections()
 	resp, err := client.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s: want the admin.listen of a running Weir, with --admin URL", o.Admin, unanswered(err, operatorTimeout))
+		return nil, fmt.Errorf("%s: %s: want the admin.listen of a running Weir, %s", u, unanswered(err, operatorTimeout), o.away)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, o.most))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s", o.Admin, unanswered(err, operatorTimeout))
+		return nil, fmt.Errorf("%s: %s", u, unanswered(err, operatorTimeout))
 	}
+	want := ""
 	switch resp.StatusCode {
-	case http.StatusOK:
+	case http.StatusOK, http.StatusCreated:
 		return answer, nil
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return nil, fmt.Errorf("%s: %s: want its admin.token in the variable %s", o.Admin, inWords(resp, answer), adminToken)
+		want = "want its admin.token in the variable " + adminToken
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return nil, fmt.Errorf("%s: %s: want the admin.listen of a Weir of this version, with --admin URL", o.Admin, inWords(resp, answer))
+		want = o.missing
 	}
-	return nil, fmt.Errorf("%s: %s", o.Admin, inWords(resp, answer))
+	if want != "" {
+		want = ": " + want
+	}
+	return nil, fmt.Errorf("%s: %s%s", u, inWords(resp, answer), want)
 }
 
 // newTransport sends requests as they are written: it asks for no compression.

@@ -38,18 +38,20 @@ func (s *service) await(ctx context.Context, hangup <-chan os.Signal, ended <-ch
 // Operators can look on until the end.
 func (s *service) shutDown() {
 	s.gateway.Drain()
-	grace, cancel := context.WithTimeout(context.Background(), s.config.ShutdownGrace)
+	s.end = time.Now().Add(s.config.ShutdownGrace)
+	grace, cancel := context.WithDeadline(context.Background(), s.end)
 	defer cancel()
 	busy := []*server{s.callers}
 	if s.deciders != nil {
 		busy = append(busy, s.deciders)
 	}
-	ended := make(chan error, len(busy))
+	ended := make(chan error, len(busy)+1)
 	for _, v := range busy {
 		go func() { ended <- v.Shutdown(grace) }()
 	}
+	go func() { ended <- s.gateway.FinishJobs(grace) }()
 	cut := false
-	for range busy {
+	for range cap(ended) {
 		cut = <-ended != nil || cut
 	}
 	if cut {
