@@ -5,7 +5,7 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 
-.PHONY: run test bench lint generate fuzz tools
+.PHONY: run test soak bench lint generate fuzz tools
 
 # Serve the built-in models on 127.0.0.1:8080.
 run:
@@ -21,11 +21,18 @@ test: tools
 	cd clients && $(GO) test -count 1 ./...
 	$(GO) test -race -timeout 10m ./...
 
+# What make test does to processes with jobs, as often and as large as it must hold:
+# 500 kills, results of 1 GiB, a database that is away for half a minute. About ten
+# minutes, and 4 GiB of disk.
+soak: tools
+	WEIR_SOAK=250 $(GO) test -count 1 -timeout 60m -v -run '^TestJobs' ./cmd/weir/
+
 # Ours beside others', in CPU time an operation. Not part of the tests: what a
 # busy machine measures must not decide whether a change is right.
 bench:
 	cd bench && $(GO) test -run '^$$' -bench . -benchtime 300ms -count 3 -cpu 1 . | tee /dev/stderr | $(GO) run ./cmd/summary
 	cd bench && $(GO) run ./cmd/overload
+	cd bench && $(GO) run ./cmd/jobs
 
 lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on these files'; exit 1; }
@@ -50,9 +57,10 @@ fuzz:
 
 # The race detector needs a C compiler, the tests of the first minutes use curl, as
 # a newcomer does, and the official clients come with npm. NodeSource's nodejs has
-# npm in it, and conflicts with Debian's. The tests run Redis, nginx and Caddy of
-# their own, on free ports; that Debian's packages start one each is no help to
-# them, so what this installs is stopped again.
+# npm in it, and conflicts with Debian's. The tests run Redis, nginx, Caddy and
+# PostgreSQL of their own, on free ports; that Debian's packages start one each is no
+# help to them, so what this installs is stopped again. PostgreSQL's programs are not
+# on the PATH there.
 tools:
 	@missing=""; services=""; \
 	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
@@ -61,6 +69,9 @@ tools:
 	for s in redis-server nginx caddy; do \
 		PATH="$$PATH:/usr/sbin" command -v $$s >/dev/null || services="$$services $$s"; \
 	done; \
+	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+		|| ls /opt/homebrew/opt/postgresql@*/bin/initdb /usr/local/opt/postgresql@*/bin/initdb 2>/dev/null | grep -q . \
+		|| services="$$services postgresql"; \
 	missing="$$missing$$services"; \
 	if [ -n "$$missing" ]; then \
 		if command -v apt-get >/dev/null; then \
@@ -72,7 +83,7 @@ tools:
 				elif [ -x /etc/init.d/$$s ]; then $$sudo service $$s stop || :; fi; \
 			done; \
 		elif command -v brew >/dev/null; then \
-			brew install $$(echo $$missing | sed 's/libc6-dev//; s/npm/node/; s/redis-server/redis/'); \
+			brew install $$(echo $$missing | sed 's/libc6-dev//; s/npm/node/; s/redis-server/redis/; s/postgresql/postgresql@15/'); \
 		else \
 			echo "install these first:$$missing"; exit 1; \
 		fi; \
