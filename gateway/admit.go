@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -275,14 +274,12 @@ func (x *exchange) meter(resp *http.Response) {
 		return
 	}
 	x.place = at.slot
-	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
-	kind = strings.TrimSpace(kind)
 	switch {
-	case kind != "text/event-stream" && kind != "application/x-ndjson":
+	case !isStream(resp.Header):
 	case x.call.Endpoint == "" || !x.call.Generates():
 		at.slot.Streams()
 	default:
-		resp.Body = &metered{ReadCloser: resp.Body, slot: at.slot, lines: kind != "text/event-stream"}
+		resp.Body = &metered{ReadCloser: resp.Body, slot: at.slot, lines: hasType(resp.Header, jsonLines)}
 	}
 }
 

@@ -6,11 +6,11 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/admission"
+	"github.com/inferweir/weir/job"
 )
 
 // timeouts are how long a client says that it waits.
@@ -28,17 +28,8 @@ func timeoutsOf(h http.Header) timeouts {
 	var t timeouts
 	t.whole = parseTimeout(h.Get("X-Request-Timeout"))
 	t.begin = before(least(parseTimeout(h.Get("X-Stainless-Timeout")), parseTimeout(h.Get("X-Stainless-Read-Timeout"))))
-	for _, line := range h["Prefer"] {
-		for item := range strings.SplitSeq(line, ",") {
-			preference, _, _ := strings.Cut(item, ";") // its parameters
-			name, value, ok := strings.Cut(preference, "=")
-			if !ok || !strings.EqualFold(strings.TrimSpace(name), "wait") {
-				continue
-			}
-			if s, err := strconv.ParseUint(strings.Trim(strings.TrimSpace(value), `"`), 10, 31); err == nil && s > 0 {
-				t.begin = least(t.begin, time.Duration(s)*time.Second)
-			}
-		}
+	if len(h["Prefer"]) > 0 {
+		t.begin = least(t.begin, job.ParsePrefer(h).Wait)
 	}
 	return t
 }

@@ -69,10 +69,17 @@ func (x *exchange) offload(resp *http.Response) (bool, error) {
 }
 
 // isStream reports whether an answer's body is a stream of events.
-func isStream(h http.Header) bool {
-	kind, _, _ := strings.Cut(h.Get("Content-Type"), ";")
-	kind = strings.TrimSpace(kind)
-	return kind == "text/event-stream" || kind == "application/x-ndjson"
+func isStream(h http.Header) bool { return hasType(h, eventStream) || hasType(h, jsonLines) }
+
+// The types of streams.
+const (
+	eventStream = "text/event-stream"
+	jsonLines   = "application/x-ndjson"
+)
+
+func hasType(h http.Header, kind string) bool {
+	got, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.TrimSpace(got) == kind
 }
 
 // notOffloaded is why an answer could not be taken to the blobs: it broke off, or they
