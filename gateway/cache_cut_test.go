@@ -65,7 +65,7 @@ const (
 	jsonType    = "Content-Type: application/json\r\n"
 	sseType     = "Content-Type: text/event-stream\r\n"
 	ndjsonType  = "Content-Type: application/x-ndjson\r\n"
-	inChunks    = "Transfer-Encoding: chunked\r\n\r\n"
+	inChunks    = "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" // a wire answers one request a connection
 	untilClosed = "Connection: close\r\n\r\n"
 	lastChunk   = "0\r\n\r\n"
 	wholeChat   = `{"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}]}`
