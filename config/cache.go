@@ -56,6 +56,9 @@ type RouteCache struct {
 	// TTL is how long an answer is fresh. Required with mode inference, at
 	// least 1ms.
 	TTL time.Duration `yaml:"ttl" min:"1ms" with:"Mode!http"`
+	// Auto lets the load move TTL, which is where it starts. nil, the default, leaves it
+	// where it is.
+	Auto *AutoTTL `yaml:"auto" with:"Mode!http"`
 	// StaleWhileRevalidate is how long after that an answer may still be given at
 	// once while a new one is fetched; with mode http it stands in for an answer's
 	// own stale-while-revalidate (RFC 5861). Default 0s, which is not at all.
@@ -89,4 +92,12 @@ type RouteCache struct {
 	// ChargeHits takes from the quota for answers from the cache, too. Default
 	// false.
 	ChargeHits bool `yaml:"charge_hits" default:"false"`
+}
+
+// AutoTTL are the bounds between which the load moves a TTL.
+type AutoTTL struct {
+	// Min is what it becomes where there is room. Required, at least 1ms.
+	Min time.Duration `yaml:"min" min:"1ms" required:"the shortest that the ttl may become, for example 1m"`
+	// Max is what it becomes where there is too much to do. Required, at least Min.
+	Max time.Duration `yaml:"max" min:"1ms" required:"the longest that the ttl may become, for example 1h"`
 }

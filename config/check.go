@@ -25,6 +25,7 @@ func check(c *Config, d *decoder) {
 	k.blobs(c.Blobs)
 	k.jobs(c)
 	k.prices(c.Prices)
+	k.telemetry(c.Telemetry)
 }
 
 type checker struct{ *decoder }

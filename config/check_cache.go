@@ -41,7 +41,7 @@ func (k *checker) cache(c *Config) {
 		at := fmt.Sprintf("cache.tiers[%d]", i)
 		switch {
 		case !k.clean(at):
-		case tier == dirTier && !k.said("cache.dir"):
+		case tier == dirTier && c.Cache.Dir == nil && !k.said("cache.dir"):
 			k.fail(at, "has no directory: want cache.dir with it, for example cache: {tiers: [memory, dir], dir: {path: /var/cache/weir}}")
 		case tier == redisTier && c.Store.URL == memoryStore && k.clean("store.url"):
 			k.fail(at, "has no server: want a Redis as store.url, for example redis://localhost:6379/0")
@@ -52,7 +52,7 @@ func (k *checker) cache(c *Config) {
 // routeCacheKeys are those that say nothing without a mode.
 func routeCacheKeys() []string {
 	return []string{
-		"ttl", "stale_while_revalidate", "stale_if_error", "share", "only", "ignore", "tags", "coalesce",
+		"ttl", "auto", "stale_while_revalidate", "stale_if_error", "share", "only", "ignore", "tags", "coalesce",
 		"replay", "max_entry", "charge_hits",
 	}
 }
@@ -62,13 +62,15 @@ func (k *checker) routeCache(path string, r RouteCache, shared *Cache) {
 	case r.Mode == cacheOff && !k.said(path+".mode"):
 		k.noMode(path)
 	case r.Mode == cacheHTTP:
-		for _, key := range []string{"ttl", "only", "ignore", "replay"} {
+		for _, key := range []string{"ttl", "auto", "only", "ignore", "replay"} {
 			if at := path + "." + key; k.said(at) && k.clean(at) {
 				k.fail(at, "has no effect with mode http, where the upstream's own fields decide: want this key left out, or mode: inference")
 			}
 		}
-	case r.Mode == cacheInference && !k.said(path+".ttl"):
+	case r.Mode == cacheInference && r.TTL == 0:
 		k.fail(path+".ttl", "missing: want a duration, for example 10m, with mode inference")
+	case r.Mode == cacheInference && r.Auto != nil && k.clean(path+".ttl"):
+		k.autoTTL(path+".auto", r)
 	}
 	for i, pointer := range r.Ignore {
 		at := fmt.Sprintf("%s.ignore[%d]", path, i)
@@ -86,9 +88,13 @@ func (k *checker) routeCache(path string, r RouteCache, shared *Cache) {
 
 // noMode reports the first key only: the one missing is to blame for all of them.
 func (k *checker) noMode(path string) {
+	want := "has no effect without mode: want mode: inference, mode: http, or mode: off, next to it"
+	if k.live != nil {
+		want = "has no effect on a route without a cache: want cache.mode in the file, inference or http"
+	}
 	for _, key := range routeCacheKeys() {
 		if k.said(path+"."+key) && k.clean(path) {
-			k.fail(path+"."+key, "has no effect without mode: want mode: inference, mode: http, or mode: off, next to it")
+			k.fail(path+"."+key, want)
 			return
 		}
 	}

@@ -177,6 +177,7 @@ func (k *checker) overrides(c *Config) {
 			k.policies(path+".policies", o.Policies)
 			k.effective(path+".policies", o.Policies, c, served)
 			k.besideBudgets(path+".policies", o, c)
+			k.autoOfCaller(path+".policies", o.Policies)
 		}
 	}
 }

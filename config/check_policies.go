@@ -79,6 +79,9 @@ func (k *checker) policies(path string, policies []Policy) {
 		if p.Lease != nil {
 			k.lease(at, p)
 		}
+		if p.Auto != nil {
+			k.auto(at, p)
+		}
 		if header, ok := strings.CutPrefix(p.By, "header:"); ok && !isToken(header) {
 			k.fail(at+".by", "want the name of a header field after header:, for example header:X-Team")
 		} else if !ok && !isScope(p.By) {
@@ -111,9 +114,13 @@ func (k *checker) besideConcurrent(at string, p Policy) bool {
 // lease checks that a part of the quota can be held in advance at all.
 func (k *checker) lease(at string, p Policy) {
 	const all = 1_000_000
-	if k.clean(at) && p.Quota < all && p.Quota*p.Lease.MaxExcess.millionths() < all {
-		least := Percent(float64((all+p.Quota-1)/p.Quota) / all)
-		want := fmt.Sprintf("want at least %v with a quota of %d, or a greater quota", least, p.Quota)
+	quota := p.Quota
+	if p.Auto != nil {
+		quota = min(quota, p.Auto.Min)
+	}
+	if k.clean(at) && quota < all && quota*p.Lease.MaxExcess.millionths() < all {
+		least := Percent(float64((all+quota-1)/quota) / all)
+		want := fmt.Sprintf("want at least %v with a quota of %d, or a greater quota", least, quota)
 		if least > maxExcess {
 			want = "want it only with a quota of 2 or more"
 		}
@@ -149,6 +156,9 @@ func (k *checker) effective(path string, policies []Policy, c *Config, s served)
 			if want != "" {
 				k.fail(k.orAbove(at, "by"), want)
 			}
+		}
+		if p.Auto != nil && s.any && !s.proxied {
+			k.fail(at+".auto", "has no effect: without an upstream nothing says how much there is to do: want an upstream, or this key left out")
 		}
 		if p.By == "model" && s.any && !s.proxied {
 			k.fail(k.orAbove(at, "by"), "never tells models apart: without an upstream the body, which names the model, is not read: want an upstream, or another word, such as caller")

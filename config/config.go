@@ -123,6 +123,12 @@ type Limits struct {
 type Telemetry struct {
 	// Log is the log on standard error.
 	Log Log `yaml:"log"`
+	// OTLP is where traces and metrics are sent. nil, the default, is nowhere.
+	OTLP *OTLP `yaml:"otlp"`
+	// Traces is the share of requests that are traced where the caller has not decided,
+	// by a traceparent. Default 0.01, from 0 to 1, with four decimals at most. It counts
+	// with OTLP.
+	Traces float64 `yaml:"traces" default:"0.01" zero:"true" with:"OTLP"`
 }
 
 // Log is the log on standard error.
@@ -130,6 +136,24 @@ type Log struct {
 	// Level is the least severe level that is written: debug, info, warn or
 	// error. Default info.
 	Level string `yaml:"level" default:"info"`
+	// Sample is the share of the requests that went well of which there is a line; all
+	// others have one. Default 1, from 0 to 1, with four decimals at most.
+	Sample float64 `yaml:"sample" default:"1" zero:"true"`
+	// Redact are the members of a line whose values are not written: caller, client,
+	// path, user_agent, model, error, request_id, cache_key, target or request. Default
+	// none.
+	Redact []string `yaml:"redact"`
+}
+
+// OTLP is a collector of OpenTelemetry.
+type OTLP struct {
+	// Endpoint is the URL of the collector, for OTLP over HTTP, such as
+	// http://127.0.0.1:4318, without user, query and fragment. /v1/traces and /v1/metrics
+	// are added. Required.
+	Endpoint string `yaml:"endpoint" required:"a URL, for example http://127.0.0.1:4318"`
+	// Headers are sent with everything. Their values are secrets: no message and no
+	// print-out shows them. Default none.
+	Headers map[string]string `yaml:"headers" secret:"true"`
 }
 
 //go:embed builtin.yaml

@@ -58,7 +58,7 @@ func defaultConfig() *config.Config {
 			HeaderBytes: 64 * kib, Headers: 100, URLBytes: 8 * kib, HeaderTimeout: 10 * time.Second,
 			BodyMinRate: kib, JSONDepth: 100, AuthFailures: 30,
 		},
-		Telemetry:     config.Telemetry{Log: config.Log{Level: "info"}},
+		Telemetry:     config.Telemetry{Log: config.Log{Level: "info", Sample: 1}, Traces: 0.01},
 		ShutdownGrace: 30 * time.Second,
 	}
 }
@@ -155,6 +155,7 @@ func proPlan() []config.Policy {
 	daily.Burst = 50
 	all := custom(slots("slots", 100), "global")
 	all.Shadow = true
+	all.Auto = &config.Auto{Min: 10, Max: 200}
 	lease := counting(defaultPolicy("lease", 5000, time.Minute), "output_tokens", "token_bucket")
 	lease.Lease = &config.Lease{MaxExcess: 0.0007}
 	return []config.Policy{
@@ -189,7 +190,7 @@ func chatRoute() config.Route {
 			defaultPolicy("chat-2", 1000, 24*time.Hour),
 		},
 		Cache: config.RouteCache{
-			Mode: "inference", TTL: 10 * time.Minute, Share: "plan", Only: "all",
+			Mode: "inference", TTL: 10 * time.Minute, Auto: &config.AutoTTL{Min: time.Minute, Max: 90 * time.Minute}, Share: "plan", Only: "all",
 			StaleWhileRevalidate: time.Minute, StaleIfError: time.Hour,
 			Ignore: []string{"/user", "/a~1b"}, Tags: []string{"llama", "modèle:7"}, Replay: "original",
 			MaxEntry: 512, ChargeHits: true,
@@ -288,7 +289,11 @@ func everything() *config.Config {
 		Limits: config.Limits{
 			HeaderBytes: 16 * kib, Headers: 50, URLBytes: 4 * kib, HeaderTimeout: 5 * time.Second, JSONDepth: 20,
 		},
-		Telemetry: config.Telemetry{Log: config.Log{Level: "debug"}},
+		Telemetry: config.Telemetry{
+			Log:    config.Log{Level: "debug", Sample: 0.05, Redact: []string{"caller", "user_agent"}},
+			OTLP:   &config.OTLP{Endpoint: "https://otel.example/otlp", Headers: map[string]string{"Authorization": "Bearer hunter2-llm", "X-Empty": ""}},
+			Traces: 0,
+		},
 	}
 }
 

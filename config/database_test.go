@@ -180,19 +180,18 @@ func TestEveryBudgetIsAPolicyThatCanBeCounted(t *testing.T) {
 	}
 }
 
-func TestParsePlanLeavesRoomForTheBudget(t *testing.T) {
-	c := parse(t, fmt.Sprintf(budgeted, "20 USD/month"))
+func TestEditedPoliciesLeaveRoomForTheBudget(t *testing.T) {
 	f := func(name, policies, want string) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			t.Helper()
-			_, err := c.ParsePlan([]byte(policies), "default")
+			_, err := inPlan(t, fmt.Sprintf(budgeted, "20 USD/month"), "default", quoted(policies))
 			equal(t, fmt.Sprint(err), want)
 		})
 	}
 	f("as many as there is room for", named("p", ratelimit.MaxTakes-1), "<nil>")
-	f("one too many beside the budget", named("p", ratelimit.MaxTakes), "policies: 33 policies together with those of the plan's budget: want at most 32")
-	f("its name", "[{name: budget, quota: 1, window: 1s}]", `policies[0]: has the name "budget", which is that of the plan's budget: want another name`)
+	f("one too many beside the budget", named("p", ratelimit.MaxTakes), "plans.default.policies: 33 policies together with those of the plan's budget: want at most 32")
+	f("its name", "[{name: budget, quota: 1, window: 1s}]", `plans.default.policies[0]: has the name "budget", which is that of the plan's budget: want another name`)
 }
 
 func TestPrices(t *testing.T) {

@@ -33,6 +33,7 @@ type rule struct {
 	words      bool   // a time.Duration that may be the name of a window
 	zero       bool   // a fraction that may be 0
 	money      bool   // an amount of US dollars
+	number     bool   // a number above 0 that may have decimals
 }
 
 // rules returns the keys of a struct in their order.
@@ -50,7 +51,7 @@ func rules(t reflect.Type) []rule {
 			required: tag.Get("required"), unless: tag.Get("unless"), with: tag.Get("with"),
 			secret: tag.Get("secret") == "true", url: tag.Get("secret") == "url",
 			rate: tag.Get("rate") == "true", words: tag.Get("words") == "true", zero: tag.Get("zero") == "true",
-			money: tag.Get("money") == "true",
+			money: tag.Get("money") == "true", number: tag.Get("number") == "true",
 		}
 		r.def, r.hasDefault = tag.Lookup("default")
 		all = append(all, r)
@@ -97,6 +98,9 @@ type decoder struct {
 	top     map[string]bool // the keys of the file itself
 	later   []string
 	choices map[string]choice
+	// live are the patterns of the keys that an Edit may have; nil is a file, which may
+	// have all of them. What is decoded then has values already, which stay.
+	live map[string]bool
 }
 
 func newDecoder(file string, lookup func(string) (string, bool)) *decoder {
@@ -179,27 +183,15 @@ func (d *decoder) value(p place, n ast.Node, v reflect.Value) {
 		d.bad(p, n, orLeaveOut(v.Type(), p.rule))
 		return
 	}
-	switch target := v.Addr().Interface().(type) {
-	case *Policy:
-		if scalar {
-			d.shortPolicy(p, raw, target)
-			return
-		}
-	case *Target:
-		if scalar {
-			d.text(p, raw, reflect.ValueOf(&target.URL).Elem())
-			return
-		}
-	case *Concurrency:
-		if scalar {
-			d.fixed(p, raw, target)
-			return
-		}
+	if d.ownForm(p, n, v) {
+		return
 	}
 	switch {
 	case v.Kind() == reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
-		setDefaults(v.Elem())
+		if d.live == nil || v.IsNil() {
+			v.Set(reflect.New(v.Type().Elem()))
+			setDefaults(v.Elem())
+		}
 		d.value(p, n, v.Elem())
 	case v.Kind() == reflect.Struct && !isLeaf(v.Type()):
 		d.structure(p, n, v)
@@ -212,6 +204,42 @@ func (d *decoder) value(p place, n ast.Node, v reflect.Value) {
 	default:
 		d.bad(p, n, wanted(v.Type(), p.rule))
 	}
+}
+
+// ownForm decodes what has a form of its own: a policy, a target or a concurrency in one
+// word, values of any kind, and in an edit the targets. It reports whether it is that.
+func (d *decoder) ownForm(p place, n ast.Node, v reflect.Value) bool {
+	raw, scalar := scalarText(n)
+	switch target := v.Addr().Interface().(type) {
+	case *Policy:
+		if scalar {
+			d.shortPolicy(p, raw, target)
+		}
+		return scalar
+	case *Target:
+		if scalar {
+			d.text(p, raw, reflect.ValueOf(&target.URL).Elem())
+		}
+		return scalar
+	case *Concurrency:
+		if scalar {
+			d.fixed(p, raw, target)
+		}
+		return scalar
+	case *map[string]any:
+		values, ok := d.anything(p, n).(map[string]any)
+		if !ok {
+			d.bad(p, n, wanted(v.Type(), p.rule))
+		}
+		*target = values
+		return true
+	case *[]Target:
+		if d.live != nil {
+			d.weights(p, n, *target)
+		}
+		return d.live != nil
+	}
+	return false
 }
 
 // orLeaveOut is said of a key that is there but has nothing to say.
@@ -285,6 +313,8 @@ func (d *decoder) structure(p place, n ast.Node, v reflect.Value) {
 		r, known := findRule(all, e.key)
 		child := p.key(name, e.key, e.line, r)
 		switch {
+		case !d.isLive(child.pattern) && known:
+			d.add(e.line, child.path, "", "is changed in the file alone: "+d.hint(p, "", all))
 		case known:
 			d.value(child, e.value, v.Field(r.index))
 		case d.isLater(child.pattern):
@@ -294,7 +324,11 @@ func (d *decoder) structure(p place, n ast.Node, v reflect.Value) {
 		}
 	}
 	for _, r := range all {
-		if r.required != "" && !seen[r.name] && !seen[r.unless] && !d.top[r.unless] {
+		there := d.live != nil && !v.Field(r.index).IsZero()
+		if !d.isLive(p.key(r.name, r.name, 0, r).pattern) {
+			continue
+		}
+		if r.required != "" && !seen[r.name] && !seen[r.unless] && !d.top[r.unless] && !there {
 			d.add(p.line, p.key(r.name, "", 0, rule{}).path, "", "missing: want "+r.required)
 		}
 	}
@@ -317,11 +351,16 @@ func (d *decoder) isLater(pattern string) bool {
 func (d *decoder) hint(p place, key string, all []rule) string {
 	var known []string
 	for _, r := range all {
-		known = append(known, r.name)
+		if d.isLive(p.key(r.name, r.name, 0, r).pattern) {
+			known = append(known, r.name)
+		}
 	}
 	words := slices.Clone(known)
 	prefix := p.key("", "", 0, rule{}).pattern
 	for _, k := range d.later {
+		if d.live != nil {
+			break
+		}
 		if rest, ok := strings.CutPrefix(k, prefix); ok && !strings.ContainsAny(rest, ".[") && rest != "" {
 			words = append(words, rest)
 		}

@@ -126,10 +126,13 @@ func shownKey(key string) string {
 	return cut(key)
 }
 
-func cut(s string) string {
+func cut(s string) string { return cutAt(s, maxShown) }
+
+// cutAt cuts s after so many characters.
+func cutAt(s string, most int) string {
 	n := 0
 	for i := range s {
-		if n == maxShown {
+		if n == most {
 			return s[:i] + "…"
 		}
 		n++

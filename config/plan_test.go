@@ -3,17 +3,18 @@ package config_test
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/ratelimit"
 )
 
-// asInPlan is what the file with the policies of its plan pro at the %s says of
-// them, with their places as ParsePlan has them.
-func asInPlan(t *testing.T, file, policies string) error {
+// asInFile is what the file with the policies of its plan pro at the %s says of them,
+// without its lines.
+func asInFile(t *testing.T, file, policies string) error {
 	t.Helper()
 	_, err := config.Parse("weir.yaml", fmt.Appendf(nil, file, policies), nil)
 	mistakes, ok := errors.AsType[config.Mistakes](err)
@@ -21,12 +22,21 @@ func asInPlan(t *testing.T, file, policies string) error {
 		return err
 	}
 	for i := range mistakes {
-		m := &mistakes[i]
-		m.File, m.Line = "", 0
-		m.Path = strings.TrimPrefix(m.Path, "plans.pro.")
-		m.Want = strings.ReplaceAll(m.Want, "plans.pro.", "")
+		mistakes[i].File, mistakes[i].Line = "", 0
 	}
 	return mistakes
+}
+
+// inPlan puts policies, a JSON list, in place of those of a plan.
+func inPlan(t *testing.T, file, plan, policies string) ([]config.Policy, error) {
+	t.Helper()
+	c := parse(t, file)
+	next, err := c.Edited([]config.Edit{{Kind: "plan", Name: plan, Doc: []byte(policies)}})
+	equal(t, c, parse(t, file))
+	if err != nil {
+		return nil, err
+	}
+	return next.Plans[plan].Policies, nil
 }
 
 // served is a file whose plan pro has the policies at the %s.
@@ -60,43 +70,44 @@ routes: [{match: {path: /a}, upstream: m, policies: [9/minute]}]
 `
 )
 
-func TestParsePlanSaysWhatTheFileWould(t *testing.T) {
+func TestEditedPoliciesAreWrongAsInTheFile(t *testing.T) {
 	f := func(name, file, policies, want string) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			t.Helper()
-			got, err := parse(t, fmt.Sprintf(file, "[]")).ParsePlan([]byte(policies), "pro")
+			policies := quoted(policies)
+			got, err := inPlan(t, fmt.Sprintf(file, "[]"), "pro", policies)
 			if err == nil || got != nil || err.Error() != want {
 				t.Errorf("got %v, %v\nwant %s", got, err, want)
 			}
-			equal(t, err, asInPlan(t, file, policies))
+			equal(t, err, asInFile(t, file, policies))
 		})
 	}
 	f("of tokens that nothing counts", served, "[5 tokens/minute, {name: out, quota: 5, window: 1m, unit: output_tokens}]",
-		`policies[0]: "5 tokens/minute": never counts: upstream m has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve`+"\n"+
-			`policies[1].unit: "output_tokens": never counts: upstream m has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve`)
+		`plans.pro.policies[0]: "5 tokens/minute": never counts: upstream m has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve`+"\n"+
+			`plans.pro.policies[1].unit: "output_tokens": never counts: upstream m has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve`)
 	f("of a lease without a Redis", served, "[{quota: 100, window: 1m, lease: {max_excess: 1%}}]",
-		"policies[0].lease: has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL")
+		"plans.pro.policies[0].lease: has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL")
 	f("of a lease that holds nothing", shared, "[{quota: 99, window: 1m, lease: {max_excess: 1%}}]",
-		`policies[0].lease.max_excess: "1%": would never hold a whole unit: want at least 1.0102% with a quota of 99, or a greater quota`)
+		`plans.pro.policies[0].lease.max_excess: "1%": would never hold a whole unit: want at least 1.0102% with a quota of 99, or a greater quota`)
 	f("of fields that never arrive", served, "[{name: a, quota: 5, window: 1m, by: header:X_Team}, {name: b, quota: 5, window: 1m, by: header:X-User-ID}, {name: c, concurrent: 5, by: header:Authorization}]",
-		`policies[0].by: "header:X_Team": never matches: fields with an underscore in their names are removed: want another one, for example header:X-Team`+"\n"+
-			`policies[1].by: "header:X-User-ID": never matches: the field is believed only from callers.trusted_proxies, which is empty, and removed from all other requests`+"\n"+
-			`policies[2].by: "header:Authorization": all who present a key of callers.keys would share one count: it is removed from the field before anything is counted: want by: caller`)
+		`plans.pro.policies[0].by: "header:X_Team": never matches: fields with an underscore in their names are removed: want another one, for example header:X-Team`+"\n"+
+			`plans.pro.policies[1].by: "header:X-User-ID": never matches: the field is believed only from callers.trusted_proxies, which is empty, and removed from all other requests`+"\n"+
+			`plans.pro.policies[2].by: "header:Authorization": all who present a key of callers.keys would share one count: it is removed from the field before anything is counted: want by: caller`)
 	f("of what decisions never see", decided, "[5 bytes/minute, 5 tokens/minute, 5 concurrent, {name: m, quota: 5, window: 1m, by: model}]",
-		`policies[0]: "5 bytes/minute": never counts: without an upstream nobody sees the bodies of request and answer: want unit requests, or an upstream`+"\n"+
-			`policies[1]: "5 tokens/minute": never counts: without an upstream nothing says how many tokens a request uses: want unit requests, or an upstream`+"\n"+
-			`policies[2]: "5 concurrent": would never be given back: without an upstream nobody sees where a request ends: want a quota in a window, or an upstream`+"\n"+
-			`policies[3].by: "model": never tells models apart: without an upstream the body, which names the model, is not read: want an upstream, or another word, such as caller`)
+		`plans.pro.policies[0]: "5 bytes/minute": never counts: without an upstream nobody sees the bodies of request and answer: want unit requests, or an upstream`+"\n"+
+			`plans.pro.policies[1]: "5 tokens/minute": never counts: without an upstream nothing says how many tokens a request uses: want unit requests, or an upstream`+"\n"+
+			`plans.pro.policies[2]: "5 concurrent": would never be given back: without an upstream nobody sees where a request ends: want a quota in a window, or an upstream`+"\n"+
+			`plans.pro.policies[3].by: "model": never tells models apart: without an upstream the body, which names the model, is not read: want an upstream, or another word, such as caller`)
 	f("of a plan that nobody has", unowned, "[5/minute]",
-		"policies: never match: nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token")
+		"plans.pro.policies: never match: nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token")
 	f("of names", shared, `[5/minute, {name: pro, quota: 1, window: 1s}, {name: "", quota: 1, window: 1s}, {name: "a\"b", quota: 1, window: 1s}]`,
-		`policies[2].name: "": empty: want a text, or leave the key out`+"\n"+
-			`policies[1]: the same name "pro" and unit as policies[0]: want another name`+"\n"+
-			`policies[3].name: "a\"b": want a name of 1 to 128 printable ASCII characters without " and \`)
+		`plans.pro.policies[2].name: "": empty: want a text, or leave the key out`+"\n"+
+			`plans.pro.policies[1]: the same name "pro" and unit as plans.pro.policies[0]: want another name`+"\n"+
+			`plans.pro.policies[3].name: "a\"b": want a name of 1 to 128 printable ASCII characters without " and \`)
 }
 
-func TestParsePlanTakesWhatTheFileWould(t *testing.T) {
+func TestEditedPoliciesAreRightAsInTheFile(t *testing.T) {
 	for _, test := range []struct{ name, file, policies string }{
 		{"no limit", served, "[]"},
 		{"no limit for nobody", unowned, "[]"},
@@ -105,30 +116,14 @@ func TestParsePlanTakesWhatTheFileWould(t *testing.T) {
 		{"tokens, leases and a proxy's field", shared, "[5 tokens/minute, {quota: 100, window: 1m, lease: {max_excess: 1%}}, {name: u, quota: 1, window: 1s, by: header:X-User-ID}]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := parse(t, fmt.Sprintf(test.file, "[]"))
-			got, err := c.ParsePlan([]byte(test.policies), "pro")
+			policies := quoted(test.policies)
+			got, err := inPlan(t, fmt.Sprintf(test.file, "[]"), "pro", policies)
 			if err != nil {
 				t.Fatal(err)
 			}
-			equal(t, plain(got), plain(parse(t, fmt.Sprintf(test.file, test.policies)).Plans["pro"].Policies))
-			equal(t, c, parse(t, fmt.Sprintf(test.file, "[]")))
+			equal(t, plain(got), plain(parse(t, fmt.Sprintf(test.file, policies)).Plans["pro"].Policies))
 		})
 	}
-	t.Run("a plan of a configuration without plans", func(t *testing.T) {
-		c := parse(t, minimal)
-		got, err := c.ParsePlan([]byte("[5/minute]"), "default")
-		if err != nil {
-			t.Fatal(err)
-		}
-		equal(t, got, []config.Policy{defaultPolicy("default", 5, time.Minute)})
-		equal(t, len(c.Plans), 0)
-	})
-	t.Run("what a file in force has", func(t *testing.T) {
-		c := parse(t, string(config.Builtin()))
-		if _, err := c.ParsePlan(config.PoliciesJSON(c.Plans["default"].Policies, "default"), "default"); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // named are n policies of one second, with names of their own.
@@ -140,7 +135,7 @@ func named(prefix string, n int) string {
 	return "[" + strings.Join(list, ", ") + "]"
 }
 
-func TestParsePlanLeavesRoomForRoutesAndOverrides(t *testing.T) {
+func TestEditedPoliciesLeaveRoomForRoutesAndOverrides(t *testing.T) {
 	f := func(name, route, overrides, policies, want string) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
@@ -156,24 +151,35 @@ routes:
   - {name: few, match: {path: /few}, upstream: m}
   - {name: many, match: {path: /many}, upstream: m, policies: ` + route + `}
 `
-			_, err := parse(t, fmt.Sprintf(file, "[]")).ParsePlan([]byte(policies), "pro")
+			_, err := inPlan(t, fmt.Sprintf(file, "[]"), "pro", quoted(policies))
 			if got := fmt.Sprint(err); got != want {
 				t.Errorf("got  %s\nwant %s", got, want)
 			}
 			// The file says so at the route.
-			if inFile := asInPlan(t, file, policies); (inFile == nil) != (err == nil) {
+			if inFile := asInFile(t, file, policies); (inFile == nil) != (err == nil) {
 				t.Errorf("the file: %v", inFile)
 			}
 		})
 	}
 	const all = ratelimit.MaxTakes
 	f("as many as there is room for", named("r", 2), "[]", named("p", all-2), "<nil>")
-	f("one too many beside a route's", named("r", 2), "[]", named("p", all-1), `policies: 33 policies together with those of route "many": want at most 32`)
+	f("one too many beside a route's", named("r", 2), "[]", named("p", all-1), `plans.pro.policies: 33 policies together with those of route "many": want at most 32`)
 	key := func(of string) string { return `[{caller: "` + of + `", policies: ` + named("o", 3) + "}]" }
-	f("one too many beside an override's", "[]", key("key:a"), named("p", all-2), "policies: 33 policies together with those of callers.overrides[0]: want at most 32")
-	f("one too many beside both", named("r", 2), key("key:a"), named("p", all-4), `policies: 33 policies together with those of callers.overrides[0] and route "many": want at most 32`)
+	f("one too many beside an override's", "[]", key("key:a"), named("p", all-2), "plans.pro.policies: 33 policies together with those of callers.overrides[0]: want at most 32")
+	f("one too many beside both", named("r", 2), key("key:a"), named("p", all-4), `plans.pro.policies: 33 policies together with those of callers.overrides[0] and route "many": want at most 32`)
 	f("an override replaces those of its names", named("r", 2), key("key:a"), named("o", all-2), "<nil>")
 	f("an override of another plan's caller", named("r", 2), key("key:b"), named("p", all-2), "<nil>")
-	f("an override of a token, which can name any plan", named("r", 2), key("jwt:4711"), named("p", all-4), `policies: 33 policies together with those of callers.overrides[0] and route "many": want at most 32`)
-	f("more than there is room for at all", "[]", "[]", named("p", all+1), "policies: 33 policies: want at most 32")
+	f("an override of a token, which can name any plan", named("r", 2), key("jwt:4711"), named("p", all-4), `plans.pro.policies: 33 policies together with those of callers.overrides[0] and route "many": want at most 32`)
+	f("more than there is room for at all", "[]", "[]", named("p", all+1), "plans.pro.policies: 33 policies: want at most 32")
+}
+
+// quoted makes JSON of a list in the flow form of YAML: words become texts.
+func quoted(list string) string {
+	word := regexp.MustCompile(`"(?:[^"\\]|\\.)*"|[^\[\]{},":\s](?:[^\[\]{},":]|:[^ ])*`)
+	return word.ReplaceAllStringFunc(list, func(w string) string {
+		if strings.HasPrefix(w, `"`) {
+			return w
+		}
+		return strconv.Quote(w)
+	})
 }

@@ -68,6 +68,17 @@ type Policy struct {
 	// Lease lets each instance hold some of the quota in advance. nil, the
 	// default, asks the store for each request.
 	Lease *Lease `yaml:"lease"`
+	// Auto lets the load move Quota, or Concurrent, which is where it starts. nil, the
+	// default, leaves it where it is.
+	Auto *Auto `yaml:"auto"`
+}
+
+// Auto are the bounds between which the load moves a quota.
+type Auto struct {
+	// Min is the least it becomes, where there is too much to do. Required, at least 1.
+	Min int64 `yaml:"min" min:"1" required:"the least that the quota may become, for example 10"`
+	// Max is the most it becomes, where there is room. Required, at least Min.
+	Max int64 `yaml:"max" min:"1" required:"the most that the quota may become, for example 100"`
 }
 
 // Lease lets an instance take units before it needs them, so that most requests

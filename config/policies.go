@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"reflect"
 	"strconv"
 
@@ -17,36 +16,12 @@ import (
 //
 // The error, if any, is Mistakes without file and line, whose paths begin with
 // policies[0]. What the rest of a file decides is not looked at, such as whether
-// an upstream says how many tokens it uses: Config.ParsePlan does. ${…} is not
+// an upstream says how many tokens it uses: Config.Edited does. ${…} is not
 // replaced: who may send policies may not read the environment by it.
 func ParsePolicies(text []byte, owner string) ([]Policy, error) {
 	policies, k := readPolicies(text, owner)
 	if !k.at[policiesPath] {
 		k.policies(policiesPath, policies)
-	}
-	return k.checked(policies)
-}
-
-// ParsePlan is ParsePolicies for the policies of a plan of c, in place of those
-// that it has. It refuses all that Parse would refuse if they stood in the file:
-// policies that can never count or match with the upstreams, routes, callers and
-// store of c, a plan that no caller can have, and more policies than there is
-// room for together with those of the routes and of callers.overrides. The
-// overrides keep the names that they have in c. c is not changed, and must be one
-// that Parse or Load gave.
-func (c *Config) ParsePlan(text []byte, plan string) ([]Policy, error) {
-	policies, k := readPolicies(text, plan)
-	if !k.at[policiesPath] {
-		changed := *c
-		changed.Plans = maps.Clone(c.Plans)
-		if changed.Plans == nil {
-			changed.Plans = map[string]Plan{}
-		}
-		changed.Plans[plan] = Plan{Policies: policies, Budget: c.Plans[plan].Budget}
-		k.plan(policiesPath, plan, &changed, k.served(&changed, changed.Routes, "routes"))
-		if want := changed.crowded(plan); want != "" {
-			k.fail(policiesPath, want)
-		}
 	}
 	return k.checked(policies)
 }
@@ -102,14 +77,20 @@ type policyJSON struct {
 	Algorithm  string     `json:"algorithm,omitempty"`
 	Shadow     bool       `json:"shadow,omitempty"`
 	Lease      *leaseJSON `json:"lease,omitempty"`
+	Auto       *autoJSON  `json:"auto,omitempty"`
 }
 
 type leaseJSON struct {
 	MaxExcess string `json:"max_excess"`
 }
 
+type autoJSON struct {
+	Min int64 `json:"min"`
+	Max int64 `json:"max"`
+}
+
 // PoliciesJSON gives the policies of a plan or route as a JSON list that
-// ParsePolicies and Config.ParsePlan read back as the same: each in the short form, such as
+// ParsePolicies and Config.Edited read back as the same: each in the short form, such as
 // "5/minute", where that says everything, and else as an object with the keys of
 // the file.
 func PoliciesJSON(policies []Policy, owner string) []byte {
@@ -134,7 +115,7 @@ func PoliciesJSON(policies []Policy, owner string) []byte {
 // isShort holds where the short form says all of p but its name.
 func (p Policy) isShort() bool {
 	plain := p.Concurrent > 0 || p.Algorithm == ratelimit.TokenBucket && p.Burst == p.Quota
-	return plain && p.By == "caller" && !p.Shadow && p.Lease == nil
+	return plain && p.By == "caller" && !p.Shadow && p.Lease == nil && p.Auto == nil
 }
 
 func (p Policy) short() string {
@@ -157,6 +138,9 @@ func (p Policy) long() policyJSON {
 	}
 	if p.Lease != nil {
 		out.Lease = &leaseJSON{p.Lease.MaxExcess.String()}
+	}
+	if p.Auto != nil {
+		out.Auto = &autoJSON{p.Auto.Min, p.Auto.Max}
 	}
 	return out
 }

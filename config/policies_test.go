@@ -55,7 +55,7 @@ func TestParsePoliciesSaysWhatIsWrong(t *testing.T) {
 				`policies[2].unit: "tokens": has no effect with concurrent, which counts the requests that run at the same time: want one of the two`},
 		{"of two with one name", `["5/minute", {"name": "pro", "quota": 1, "window": "1s"}]`,
 			`policies[1]: the same name "pro" and unit as policies[0]: want another name`},
-		{"of a later key", `[{quota: 5, window: 1m, auto: {min: 1}}]`, "policies[0].auto: not yet supported"},
+		{"of a bound without the other", `[{quota: 5, window: 1m, auto: {min: 1}}]`, "policies[0].auto.max: missing: want the most that the quota may become, for example 100"},
 		{"of a reference that would be one in the file", "[${WEIR_ADMIN_TOKEN}]",
 			`policies[0]: "${WEIR_ADMIN_TOKEN}": want QUOTA [UNIT] per WINDOW, for example 5/minute, 100 per 1h or 10 per 30s`},
 		{"of a lease that holds nothing", `[{quota: 5, window: 1m, lease: {max_excess: 1%}}]`,
@@ -79,7 +79,7 @@ func TestPoliciesJSON(t *testing.T) {
 	got := string(config.PoliciesJSON(proPlan(), "pro"))
 	want := `["300/minute","100/hour",` +
 		`{"name":"daily","quota":1000,"window":"1d","unit":"requests","by":"header:X-Team","burst":50,"algorithm":"token_bucket"},` +
-		`"9 per 90m","20 concurrent",{"name":"slots","concurrent":100,"by":"global","shadow":true},` +
+		`"9 per 90m","20 concurrent",{"name":"slots","concurrent":100,"by":"global","shadow":true,"auto":{"min":10,"max":200}},` +
 		`{"name":"calendar","quota":5,"window":"month","unit":"tokens","by":"caller","algorithm":"fixed_window"},` +
 		`{"name":"slide","quota":1000000,"window":"7d","unit":"bytes","by":"caller","algorithm":"sliding_window"},` +
 		`{"name":"lease","quota":5000,"window":"1m","unit":"output_tokens","by":"caller","burst":5000,"algorithm":"token_bucket","lease":{"max_excess":"0.07%"}},` +
@@ -99,11 +99,15 @@ func drawPolicy(t *rapid.T) config.Policy {
 		Unit: "requests", By: rapid.SampledFrom([]string{"caller", "caller", "ip", "header:X-Team"}).Draw(t, "by"),
 		Shadow: rapid.IntRange(0, 3).Draw(t, "shadow") == 0,
 	}
+	amount := rapid.Int64Range(1, 1e6).Draw(t, "amount")
+	if rapid.IntRange(0, 3).Draw(t, "auto") == 0 {
+		p.Auto = &config.Auto{Min: rapid.Int64Range(1, amount).Draw(t, "min"), Max: rapid.Int64Range(amount, 2e6).Draw(t, "max")}
+	}
 	if rapid.Bool().Draw(t, "slots") {
-		p.Concurrent = rapid.Int64Range(1, 1e6).Draw(t, "concurrent")
+		p.Concurrent = amount
 		return p
 	}
-	p.Quota = rapid.Int64Range(1, 1e6).Draw(t, "quota")
+	p.Quota = amount
 	p.Burst = p.Quota
 	p.Window = rapid.OneOf(
 		rapid.SampledFrom([]time.Duration{time.Second, time.Minute, 24 * time.Hour, ratelimit.Month, ratelimit.Year}),
@@ -160,12 +164,15 @@ func written(policies []config.Policy) []map[string]any {
 		if p.Lease != nil {
 			m["lease"] = map[string]any{"max_excess": p.Lease.MaxExcess.String()}
 		}
+		if p.Auto != nil {
+			m["auto"] = map[string]any{"min": p.Auto.Min, "max": p.Auto.Max}
+		}
 		list = append(list, m)
 	}
 	return list
 }
 
-// plain shows leases by value.
+// plain shows leases and bounds by value.
 func plain(policies []config.Policy) []any {
 	var all []any
 	for _, p := range policies {
@@ -173,8 +180,12 @@ func plain(policies []config.Policy) []any {
 		if p.Lease != nil {
 			lease = *p.Lease
 		}
-		p.Lease = nil
-		all = append(all, p, lease)
+		auto := config.Auto{}
+		if p.Auto != nil {
+			auto = *p.Auto
+		}
+		p.Lease, p.Auto = nil, nil
+		all = append(all, p, lease, auto)
 	}
 	return all
 }

@@ -302,6 +302,14 @@ func setFloat(v reflect.Value, text string, r rule) error {
 		v.SetFloat(f)
 		return err
 	}
+	if r.number {
+		n, err := parseNanos(text)
+		if err != nil || n == 0 || n > 1e6*nanosPerUSD {
+			return errors.New(wanted(v.Type(), r))
+		}
+		v.SetFloat(float64(n) / nanosPerUSD)
+		return nil
+	}
 	f, ok := parseFraction(text)
 	if !ok || f == 0 && !r.zero {
 		return errors.New(wanted(v.Type(), r))
@@ -330,6 +338,8 @@ func wanted(t reflect.Type, r rule) string {
 		return "want a URL, or a mapping with url and weight"
 	case Concurrency:
 		return "want a whole number, or a mapping with min and max"
+	case Auto, AutoTTL:
+		return "want a mapping with min and max"
 	case After:
 		return wantAfter
 	case Budget:
@@ -343,6 +353,9 @@ func wanted(t reflect.Type, r rule) string {
 	case reflect.Float64:
 		if r.money {
 			return wantPrice
+		}
+		if r.number {
+			return "want a number above 0 and at most 1000000, for example 200 or 0.5"
 		}
 		if r.zero {
 			return "want a fraction from 0 to 1, for example 0.25"

@@ -10,18 +10,13 @@ import (
 
 // laterKeys are the keys that this version refuses as not yet supported.
 func laterKeys() []string {
-	keys := []string{
+	return []string{
 		"tls.acme",
 		"rls",
 		"callers.overrides[].budget",
 		"routes[].cache.semantic",
 		"limits.connections_per_ip",
-		"telemetry.log.sample", "telemetry.log.redact", "telemetry.otlp", "telemetry.traces",
 	}
-	for _, policy := range policyPatterns() {
-		keys = append(keys, policy+".auto")
-	}
-	return keys
 }
 
 func policyPatterns() []string {
@@ -52,6 +47,9 @@ func choices() map[string]choice {
 		"routes[].cache.replay":    {"asap", "original"},
 		"routes[].respond_async":   {"never", "allowed", "always"},
 		"telemetry.log.level":      {"debug", "info", "warn", "error"},
+		"telemetry.log.redact[]": {
+			"caller", "client", "path", "user_agent", "model", "error", "request_id", "cache_key", "target", "request",
+		},
 	}
 	for _, policy := range policyPatterns() {
 		all[policy+".unit"] = choice{"requests", "tokens", "input_tokens", "output_tokens", "bytes"}

@@ -44,6 +44,11 @@ func hideSecrets(c *config.Config) {
 	for i := range c.Callers.Keys {
 		c.Callers.Keys[i].Key = "x"
 	}
+	if c.Telemetry.OTLP != nil {
+		for name := range c.Telemetry.OTLP.Headers {
+			c.Telemetry.OTLP.Headers[name] = "x"
+		}
+	}
 	for _, u := range c.Upstreams {
 		for name := range u.SetHeaders {
 			u.SetHeaders[name] = "x"
