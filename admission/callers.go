@@ -282,10 +282,6 @@ const (
 // get returns the caller of r, new if need be.
 func (cs *callers) get(r *Request) *caller {
 	key := callerKey{r.Class, r.Caller}
-	weight := 1.0
-	if r.Weight > 0 {
-		weight = min(max(r.Weight, leastWeight), mostWeight)
-	}
 	c := cs.by[key]
 	if c == nil {
 		c = &caller{key: key, at: -1, bucket: -1}
@@ -295,9 +291,17 @@ func (cs *callers) get(r *Request) *caller {
 		cs.wake(c)
 	}
 	if c.queued == 0 {
-		c.weight = weight // while it waits, sums hold the old one
+		c.weight = weightOf(r) // while it waits, sums hold the old one
 	}
 	return c
+}
+
+// weightOf is the weight of r's caller, within what can be told apart.
+func weightOf(r *Request) float64 {
+	if r.Weight <= 0 {
+		return 1
+	}
+	return min(max(r.Weight, leastWeight), mostWeight)
 }
 
 // rest is called when c has neither work nor requests that run.

@@ -42,6 +42,7 @@ type limiter struct {
 	streams                 streams
 	plain                   plain
 	engineView              engineView
+	engineSeats             float64 // that the engine says it has; 0: not known
 	refusals                refusals
 	silence                 silence
 }

@@ -34,6 +34,9 @@ func (l *limiter) engine(e EngineState, now time.Time) {
 			}
 		}
 	}
+	if e.MaxSeqs > 0 {
+		l.engineSeats = float64(e.MaxSeqs)
+	}
 	if e.MaxSeqs > 0 && !l.fixed {
 		l.seat.high = max(min(l.most, float64(e.MaxSeqs)), 1)
 		l.seat.limit = min(l.seat.limit, l.seat.high)

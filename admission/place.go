@@ -13,15 +13,25 @@ func (s *Scheduler) place(it *Item, now time.Time) bool {
 		s.run(it, g.target, g, now)
 		return true
 	}
+	if !s.fit(it, now, (*target).blocked) {
+		return false
+	}
+	s.run(it, s.choose(r), nil, now)
+	s.gather(it.group, now)
+	return true
+}
+
+// fit finds the targets that it may be given to, and tells full of those that are open
+// and have no room for it. It reports whether there are any.
+func (s *Scheduler) fit(it *Item, now time.Time, full func(*target)) bool {
 	s.fits = s.fits[:0]
-	class := s.goesAs(it, now)
-	untried := 0
+	r, class, untried := &it.request, s.goesAs(it, now), 0
 	for i, t := range s.targets {
 		if s.options.Open != nil && !s.options.Open(i, now) {
 			continue
 		}
 		if !t.room(r, class) {
-			t.blocked()
+			full(t)
 			continue
 		}
 		if slices.Contains(r.Tried, i) {
@@ -37,8 +47,6 @@ func (s *Scheduler) place(it *Item, now time.Time) bool {
 	if untried > 0 {
 		s.fits = s.fits[:untried]
 	}
-	s.run(it, s.choose(r), nil, now)
-	s.gather(it.group, now)
 	return true
 }
 

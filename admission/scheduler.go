@@ -214,12 +214,23 @@ func (s *Scheduler) portion(c *caller, l *line) float64 {
 	return c.weight / all
 }
 
-// makeRoom refuses, where the queue is full, who has the longest line for its
-// weight, in the lowest class that has more than it is owed: the newest of its
-// requests. It reports whether it stays.
+// makeRoom refuses, where the queue is full, who is to make room. It reports whether it
+// stays.
 func (s *Scheduler) makeRoom(it *Item, now time.Time) bool {
+	victim, stays := s.victim(it)
+	if victim != nil {
+		s.dequeue(victim, now)
+		s.refuse(victim, QueueFull, time.Time{}, now)
+	}
+	return stays
+}
+
+// victim is who makes room where the queue is full: of who has the longest line for its
+// weight, in the lowest class that has more than it is owed, the newest request; nil
+// where there is room, or where that is it, which does not stay then.
+func (s *Scheduler) victim(it *Item) (victim *Item, stays bool) {
 	if s.waiting < s.options.MaxQueue {
-		return true
+		return nil, true
 	}
 	least := 0 // where there is not a place for each class
 	if s.options.MaxQueue >= classes {
@@ -235,14 +246,11 @@ func (s *Scheduler) makeRoom(it *Item, now time.Time) bool {
 			longest = it.longer(longest)
 		}
 		if longest == nil {
-			return false
+			return nil, false
 		}
-		victim := longest.last
-		s.dequeue(victim, now)
-		s.refuse(victim, QueueFull, time.Time{}, now)
-		return true
+		return longest.last, true
 	}
-	return false
+	return nil, false
 }
 
 // longer is the caller whose newest request makes room for it: longest, or its own

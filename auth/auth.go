@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -61,6 +62,10 @@ type Options struct {
 	// JWT is the issuer whose tokens are accepted. nil means none: every token
 	// is the upstream's affair.
 	JWT *JWT
+	// After is the Authenticator whose place this one takes, and that is not closed yet.
+	// Where both have the same JWT, this one knows the issuer's keys and the tokens that
+	// were found valid; either may be closed first, and this one must be. nil is none.
+	After *Authenticator
 	// Deny lists who is refused, with 403: addresses (192.0.2.1), networks
 	// (192.0.2.0/24, 2001:db8::/32) and callers ("key:alice", "jwt:4711",
 	// "header:bob"). An address or network means everybody there, whatever names
@@ -96,7 +101,9 @@ type Authenticator struct {
 	keys                  keyring
 	// stored is nil without Options.Stored.
 	stored func(digest [32]byte) (Key, error)
-	// tokens is nil without Options.JWT.
+	// jwt is Options.JWT. tokens is nil without it.
+	jwt         *JWT
+	closing     *sync.Once
 	tokens      *tokens
 	allow, deny callerList
 }
@@ -111,12 +118,15 @@ type Authenticator struct {
 // o is right needs no Close.
 func New(o Options) (*Authenticator, error) {
 	keys, errs := newKeyring(o.Keys)
-	a := &Authenticator{require: o.Require, keys: keys, stored: o.Stored, prefixV4: o.PrefixV4, prefixV6: o.PrefixV6}
+	a := &Authenticator{closing: new(sync.Once), require: o.Require, keys: keys, stored: o.Stored, prefixV4: o.PrefixV4, prefixV6: o.PrefixV6}
 	for _, step := range []func(Options) []error{a.setIdentify, a.setTrusted, a.setHeader, a.setPrefixes, a.setTokens, a.setLists} {
 		errs = append(errs, step(o)...)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
+	}
+	if a.tokens != nil {
+		a.tokens.users.Add(1)
 	}
 	return a, nil
 }
@@ -207,7 +217,8 @@ func (a *Authenticator) setPrefixes(o Options) (errs []error) {
 // not the only one (see Failed), 503 for a token that cannot be checked because
 // its issuer does not answer, or for a key because Options.Stored fails, 403 for
 // who is on Options.Deny, 400 for a malformed identity header of a trusted proxy,
-// 504 if ctx ran out of time.
+// 504 if ctx ran out of time. The Caller has no ID then, but for one who is on
+// Options.Deny by name: it is for the log.
 //
 // Only a token can make Identify wait: for the issuer's keys, at most 5 seconds
 // and no longer than ctx. Nobody else waits for them.
@@ -230,7 +241,7 @@ func (a *Authenticator) setPrefixes(o Options) (errs []error) {
 func (a *Authenticator) Identify(ctx context.Context, h http.Header, remoteAddr string) (weir.Caller, error) {
 	c, p := a.identifyCaller(ctx, h, remoteAddr)
 	if p != nil {
-		return weir.Caller{}, p
+		return c, p
 	}
 	return c, nil
 }
@@ -262,7 +273,7 @@ func (a *Authenticator) identifyCaller(ctx context.Context, h http.Header, remot
 	}
 	c = a.name(c, found.holder, token, user)
 	if a.deny.hasID(c.ID) {
-		return weir.Caller{}, denied()
+		return c, denied()
 	}
 	return c, nil
 }
@@ -358,8 +369,10 @@ func (a *Authenticator) Middleware() weir.Middleware {
 // ended. Tokens that need a fetch are then refused with 503; all else goes on
 // working. It may be called more than once, and always returns nil.
 func (a *Authenticator) Close() error {
-	if a.tokens != nil {
-		a.tokens.source.close()
-	}
+	a.closing.Do(func() {
+		if a.tokens != nil && a.tokens.users.Add(-1) == 0 {
+			a.tokens.source.close()
+		}
+	})
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -84,6 +85,7 @@ type tokens struct {
 	iss                    *jsonscan.Paths
 	source                 *source
 	verified               verified
+	users                  atomic.Int64 // Authenticators
 }
 
 // identity is whom a valid token names.
@@ -106,6 +108,11 @@ func (a *Authenticator) setTokens(o Options) (errs []error) {
 	}
 	if j.JWKSURL != "" && !isWeb(j.JWKSURL) {
 		fail("jwks_url", j.JWKSURL, "want a URL such as https://login.example.com/keys")
+	}
+	a.jwt = &j
+	if b := o.After; b != nil && b.tokens != nil && *b.jwt == j && len(errs) == 0 {
+		a.tokens = b.tokens
+		return nil
 	}
 	iss, err := jsonscan.Compile("/iss")
 	if err != nil { // a constant: cannot happen

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/inferweir/weir/internal/jsonscan"
@@ -136,6 +137,9 @@ type Cache struct {
 	ignore  *jsonscan.Paths // of requests without a form
 	formed  *jsonscan.Paths // of requests with one
 	flights flights[Key, outcome]
+
+	lifetimes atomic.Pointer[Lifetimes] // in place of those of options
+
 	alone   recent // keys whose answers cannot be shared
 	resting recent // keys that could not be refreshed a moment ago
 	changed changes
@@ -208,6 +212,7 @@ func New(o Options) (*Cache, error) {
 		o.Complete = func(e *Entry) bool { return !saysError(e, failed, o.Depth) }
 	}
 	c.options = o
+	c.lifetimes.Store(&Lifetimes{o.TTL, o.NegativeTTL, o.StaleWhileRevalidate, o.StaleIfError})
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -266,13 +271,26 @@ func (c *Cache) Close() {
 // been purged.
 func (c *Cache) find(ctx context.Context, key Key, now time.Time) (*Entry, error) {
 	e, err := c.options.Store.Get(ctx, key, now)
-	if e == nil || err != nil || !e.Useful(now) {
+	if e == nil || err != nil {
 		return nil, err
 	}
-	if c.options.Purges.Purged(&e.Meta, key) || c.superseded(e) {
+	e, gone := c.usable(e, key, now)
+	if gone {
 		return nil, c.options.Store.Delete(ctx, key)
 	}
 	return e, nil
+}
+
+// usable is e as it may be given at now, nil where it may not, and whether that is so for
+// ever.
+func (c *Cache) usable(e *Entry, key Key, now time.Time) (usable *Entry, gone bool) {
+	if e = c.within(e); !e.Useful(now) {
+		return nil, false
+	}
+	if c.options.Purges.Purged(&e.Meta, key) || c.superseded(e) {
+		return nil, true
+	}
+	return e, false
 }
 
 // keep puts e under key, whatever became of the request that brought it. What was

@@ -42,6 +42,8 @@ type live struct {
 	over    bool   // longer than limit
 	ended   bool
 	err     error // why it ended; nil: it is whole
+	took    time.Duration
+	tokens  int64 // that it took; both are known at its end
 	readers map[*liveReader]struct{}
 	moved   chan struct{} // a reader has read, or left
 }
@@ -202,6 +204,20 @@ func (l *live) slowestLocked() (slowest *liveReader) {
 		}
 	}
 	return slowest
+}
+
+// cost says what the answer took, at its end.
+func (l *live) cost(took time.Duration, tokens int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.took, l.tokens = took, tokens
+}
+
+// costed is what the answer took, 0 before its end.
+func (l *live) costed() (took time.Duration, tokens int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.took, l.tokens
 }
 
 // end says that no more comes, and why.

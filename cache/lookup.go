@@ -53,6 +53,8 @@ type Lookup struct {
 	// Err is a failure of the store. The request goes on as if nothing were stored.
 	Err error
 
+	previews bool // it is only looked at
+
 	cache   *Cache
 	request Request
 	wishes  wants
@@ -108,7 +110,11 @@ const (
 // client that wants an answer from the cache or none (RFC 9111, section 5.2.1.7);
 // the Lookup is there in any case.
 func (c *Cache) LookUp(ctx context.Context, r Request, now time.Time) (*Lookup, error) {
-	l := &Lookup{cache: c, request: r, wishes: requestControl(r.HTTP.Header), now: now, began: now, asked: now, epoch: c.options.Purges.Epoch()}
+	return c.lookUp(ctx, &Lookup{request: r, now: now})
+}
+
+func (c *Cache) lookUp(ctx context.Context, l *Lookup) (*Lookup, error) {
+	l.cache, l.wishes, l.began, l.asked, l.epoch = c, requestControl(l.request.HTTP.Header), l.now, l.now, c.options.Purges.Epoch()
 	if c.options.Mode == ModeHTTP {
 		l.lookUpHTTP(ctx)
 	} else {
@@ -154,7 +160,7 @@ func (l *Lookup) searchInference(ctx context.Context, now time.Time) (f found) {
 		f.why = fwdRequest
 		return f
 	}
-	e, err := l.cache.find(ctx, l.key, now)
+	e, err := l.find(ctx, l.key, now)
 	if e == nil || err != nil {
 		f.err = err
 		return f
@@ -165,7 +171,7 @@ func (l *Lookup) searchInference(ctx context.Context, now time.Time) (f found) {
 	case past < 0:
 		f.fresh = e
 	default:
-		f.stale, f.refresh, f.why = e, past < l.cache.options.StaleWhileRevalidate, fwdStale
+		f.stale, f.refresh, f.why = e, past < l.cache.lifetimes.Load().StaleWhileRevalidate, fwdStale
 	}
 	return f
 }
@@ -183,7 +189,7 @@ func (l *Lookup) Alternative(ctx context.Context, form string) *Entry {
 		return nil
 	}
 	key := l.base.inForm(form)
-	e, err := l.cache.find(ctx, key, l.now)
+	e, err := l.find(ctx, key, l.now)
 	if err != nil {
 		l.Err = err
 	}
@@ -447,7 +453,8 @@ func closeBody(resp *http.Response) {
 // windows are for how long past its expiry e may be used while it is made anew,
 // and where that fails.
 func (l *Lookup) windows(e *Entry) (whileRevalidate, ifError time.Duration) {
-	whileRevalidate, ifError = l.cache.options.StaleWhileRevalidate, l.cache.options.StaleIfError
+	lifetimes := l.cache.lifetimes.Load()
+	whileRevalidate, ifError = lifetimes.StaleWhileRevalidate, lifetimes.StaleIfError
 	if l.cache.options.Mode == ModeHTTP {
 		return httpWindows(e, whileRevalidate, ifError)
 	}

@@ -85,11 +85,11 @@ func (l *Lookup) variant(nonce []byte, names []string) Key {
 
 func (l *Lookup) searchHTTP(ctx context.Context, now time.Time) (f found) {
 	f = found{key: l.base, why: fwdURIMiss}
-	e, err := l.cache.find(ctx, l.base, now)
+	e, err := l.find(ctx, l.base, now)
 	if e != nil && err == nil && e.Status == 0 {
 		f.marker, f.why = e, fwdVaryMiss
 		f.key = l.variant(e.Body, e.Vary)
-		e, err = l.cache.find(ctx, f.key, now)
+		e, err = l.find(ctx, f.key, now)
 	}
 	if e == nil || err != nil {
 		f.err = err

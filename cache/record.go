@@ -34,6 +34,8 @@ type Judgement struct {
 	Complete bool
 	// Version is the version of the model that made it, "" if it does not say.
 	Version string
+	// Tokens is how many tokens it took, 0 if it does not say: see Entry.Tokens.
+	Tokens int64
 }
 
 // Recording is an answer on its way to the client that is also kept, for the
@@ -212,9 +214,10 @@ func (c *Cache) keyedBy(vary []string) bool {
 func (c *Cache) ttl(status int) time.Duration {
 	switch status {
 	case http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusMovedPermanently, http.StatusPermanentRedirect:
-		return c.options.TTL
+		return c.lifetimes.Load().TTL
 	case http.StatusNotFound, http.StatusGone:
-		return max(0, min(c.options.NegativeTTL, c.options.TTL))
+		l := c.lifetimes.Load()
+		return max(0, min(l.NegativeTTL, l.TTL))
 	}
 	return 0
 }
@@ -300,6 +303,7 @@ func (rec *Recording) Finish() error {
 		err = rec.store(e)
 	}
 	if rec.live != nil {
+		rec.live.cost(time.Since(l.asked), e.Tokens())
 		rec.live.end(nil)
 	}
 	l.finish(outcome{entry: e}, nil)
@@ -331,6 +335,9 @@ func (rec *Recording) store(e *Entry) error {
 		c.noteVersion(m, v)
 		e.Labels = append(e.Labels, Label(versionKind, m+" "+v))
 	}
+	if j.Tokens > 0 {
+		e.Labels = append(e.Labels, Label(tokensKind, strconv.FormatInt(j.Tokens, 10)))
+	}
 	if c.options.Mode == ModeHTTP {
 		return l.keepHTTP(rec.ctx, e, rec.header, now)
 	}
@@ -349,6 +356,9 @@ func (rec *Recording) entry(body []byte) *Entry {
 	}
 	e.Took = time.Since(l.asked)
 	e.Meta = l.meta()
+	if age := ageOf(rec.header); age > 0 && l.cache.options.Mode != ModeHTTP {
+		e.Labels = append(e.Labels, Label(ageKind, strconv.FormatInt(int64(age/time.Second), 10)))
+	}
 	if rec.keeping.Stream {
 		e.Frames = rec.arrivals.frames(rec.header, body)
 	}
@@ -365,10 +375,7 @@ func (rec *Recording) entryInference(body []byte) *Entry {
 		Made:    now.Add(-ageOf(rec.header)),
 		Expires: now.Add(ttl),
 	}
-	e.Until = e.Expires
-	if rec.status/100 == 2 || rec.status/100 == 3 { // an error is no last good answer
-		e.Until = e.Expires.Add(max(c.options.StaleWhileRevalidate, c.options.StaleIfError))
-	}
+	e.Until = e.Expires.Add(c.staleFor(rec.status))
 	e.ETag = strongETag(e.Status, rec.header, body)
 	return e
 }

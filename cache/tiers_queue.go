@@ -72,6 +72,11 @@ func (q *tierQueue) put(key Key, e *Entry, now time.Time, still func() bool) boo
 
 // get is the store's Get, ahead of what waits.
 func (q *tierQueue) get(ctx context.Context, key Key, now time.Time) (*Entry, error) {
+	return q.look(key, now, func() (*Entry, error) { return q.store.Get(ctx, key, now) })
+}
+
+// look is the entry that waits to be written, and else what stored finds.
+func (q *tierQueue) look(key Key, now time.Time, stored func() (*Entry, error)) (*Entry, error) {
 	q.mu.Lock()
 	w, known := q.waiting[key]
 	if writing := q.writing[key]; !known && writing != nil {
@@ -80,7 +85,7 @@ func (q *tierQueue) get(ctx context.Context, key Key, now time.Time) (*Entry, er
 	q.mu.Unlock()
 	switch {
 	case !known:
-		return q.store.Get(ctx, key, now)
+		return stored()
 	case w.entry != nil && w.entry.Useful(now):
 		return w.entry, nil
 	}

@@ -42,21 +42,38 @@ func newLiveKey(row keyRow) *liveKey {
 // How long it takes depends on a digest, which says nothing about the keys that are
 // like it, and on a hash of that with a seed of the process.
 func (k *Keys) Find(digest [32]byte) (auth.Key, error) {
+	now := k.now()
+	found, err := k.find(digest, now)
+	if err != nil {
+		return auth.Key{}, err
+	}
+	k.note(found, now.Unix()/60)
+	return found.key, nil
+}
+
+// Look is Find for who does not use the key: that is not noted.
+func (k *Keys) Look(digest [32]byte) (auth.Key, error) {
+	found, err := k.find(digest, k.now())
+	if err != nil {
+		return auth.Key{}, err
+	}
+	return found.key, nil
+}
+
+func (k *Keys) find(digest [32]byte, now time.Time) (*liveKey, error) {
 	k.mu.RLock()
 	found, loaded := k.live[digest], k.live != nil
 	k.mu.RUnlock()
 	if !loaded {
-		return auth.Key{}, fmt.Errorf("%w: the keys have not been read yet", ErrAway)
+		return nil, fmt.Errorf("%w: the keys have not been read yet", ErrAway)
 	}
 	if found == nil || subtle.ConstantTimeCompare(found.digest[:], digest[:]) != 1 {
-		return auth.Key{}, auth.ErrNoKey
+		return nil, auth.ErrNoKey
 	}
-	now := k.now()
 	if found.expires != 0 && now.UnixMicro() >= found.expires {
-		return auth.Key{}, auth.ErrNoKey
+		return nil, auth.ErrNoKey
 	}
-	k.note(found, now.Unix()/60)
-	return found.key, nil
+	return found, nil
 }
 
 // AwaitLoaded waits until the keys are in memory, or ctx is over.

@@ -197,6 +197,10 @@ func TestKeyLists(t *testing.T) {
 		wantKeyList(t, k, "", third, second, first)
 		wantKeyList(t, k, "alice", third, first)
 		c.forward(40 * time.Second)
+		if got, err := k.Look(auth.Digest(text)); err != nil || got != (auth.Key{Caller: "bob", Plan: "pro"}) {
+			t.Errorf("looked up %+v, %v", got, err)
+		}
+		wantKeyList(t, k, "bob", second) // to look is not to use
 		wantKey(t, k, text, auth.Key{Caller: "bob", Plan: "pro"})
 		t.Run("say at once when a key was used here, to the minute, and elsewhere once it is written", func(t *testing.T) {
 			used := second

@@ -41,17 +41,20 @@ type MemoryStore struct {
 
 // NewMemoryStore makes a store with room for about keys counts (rounded up to a
 // power of two). 0 means DefaultKeys.
-func NewMemoryStore(keys int) *MemoryStore {
+func NewMemoryStore(keys int) *MemoryStore { return NewMemoryStoreAt(keys, time.Now()) }
+
+// NewMemoryStoreAt is NewMemoryStore with a clock that begins at start: no time that
+// the store is told may be before that. It is for simulations.
+func NewMemoryStoreAt(keys int, start time.Time) *MemoryStore {
 	if keys <= 0 {
 		keys = DefaultKeys
 	}
 	// On average four slots of a full table's groups are used, so few groups
 	// overflow before the table does.
 	n := max(2, 1<<bits.Len(uint(keys-1))/4)
-	now := time.Now()
 	return &MemoryStore{
-		start:   now,
-		epoch:   now.UnixNano(),
+		start:   start,
+		epoch:   start.UnixNano(),
 		seed:    maphash.MakeSeed(),
 		buckets: newTable[[1]int64](n),
 		windows: sync.OnceValue(func() *table[[3]int64] {
@@ -177,6 +180,8 @@ type call struct {
 	order  [MaxTakes]uint8  // of counts, each lock once and ascending
 	locked int              // of order
 	wide   *table[[3]int64] // of windows; nil where no take needs it
+
+	previews bool // it takes nothing, whatever is allowed
 }
 
 // place is where one of the counts is, and what the call makes of it.
@@ -205,7 +210,7 @@ func (s *MemoryStore) takeAll(takes []Take, now int64) bool {
 // take decides all, and only then writes: what is denied leaves no trace.
 func (c *call) take(counts []place) bool {
 	c.lock(counts)
-	allowed := true
+	allowed := !c.previews
 	for i := range c.takes {
 		t := &c.takes[i]
 		g, cost := t.Policy.ready, t.Cost

@@ -43,6 +43,9 @@ type Call struct {
 	Prefix Prefix
 	// Stream says that the answer is a stream: it is never hedged.
 	Stream bool
+	// Sending, if not nil, is called with each attempt's number, from 1, and the request
+	// that goes out, whose fields it may change. It must not block.
+	Sending func(attempt int, out *http.Request)
 	// Cost is what the request weighs beside others where the pool chooses by load.
 	// 0 means 1.
 	Cost float64

@@ -23,8 +23,13 @@ type how struct {
 }
 
 // safe reports whether a request may be sent again although its target has it.
-func (r *request) safe(post bool) bool {
-	switch r.in.Method {
+func (r *request) safe(post bool) bool { return Repeatable(r.in.Method, post) }
+
+// Repeatable reports whether a request with a method may be sent again although a target
+// has it: what is idempotent (RFC 9110, section 9.2.2), and POST and PATCH only where post
+// says that they are. Any request may be while no target has it.
+func Repeatable(method string, post bool) bool {
+	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete, "QUERY":
 		return true
 	case http.MethodPost, http.MethodPatch:

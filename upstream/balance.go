@@ -16,6 +16,9 @@ type balancer interface {
 	// least one. outstanding tells the load of each target of the pool by its
 	// number, prefix what the prompt begins with.
 	choose(targets []int, outstanding loads, prefix Prefix) int
+	// preview is what choose would return now, without counting as sent: -1 where that
+	// is left to chance.
+	preview(targets []int, outstanding loads, prefix Prefix) int
 }
 
 // newBalancer makes the balancer that a configuration calls name; "" is least_busy.
@@ -90,19 +93,32 @@ func newTurns(targets []*target) *turns {
 func (b *turns) next(targets []int, outstanding loads, most float64) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.turn(b.credits, targets, outstanding, most)
+}
+
+// peek is next without the turn being taken.
+func (b *turns) peek(targets []int, outstanding loads, most float64) int {
+	b.mu.Lock()
+	credits := slices.Clone(b.credits)
+	b.mu.Unlock()
+	return b.turn(credits, targets, outstanding, most)
+}
+
+// turn moves credits by a turn, and returns whose it is.
+func (b *turns) turn(credits []int64, targets []int, outstanding loads, most float64) int {
 	best, total := -1, int64(0)
 	for _, i := range targets {
-		weight := b.targets[i].weight
+		weight := b.targets[i].weight.Load()
 		if outstanding.of(i) > most*float64(weight) {
 			continue
 		}
-		b.credits[i] += weight
+		credits[i] += weight
 		total += weight
-		if best < 0 || b.credits[i] > b.credits[best] {
+		if best < 0 || credits[i] > credits[best] {
 			best = i
 		}
 	}
-	b.credits[best] -= total
+	credits[best] -= total
 	return best
 }
 
@@ -113,11 +129,24 @@ func (b *roundRobin) choose(targets []int, _ loads, _ Prefix) int {
 	return b.next(targets, nil, math.Inf(1))
 }
 
+func (b *roundRobin) preview(targets []int, _ loads, _ Prefix) int {
+	return b.peek(targets, nil, math.Inf(1))
+}
+
 // leastBusy takes the target with the least load for its weight; those that are
 // equal take turns.
 type leastBusy struct{ *turns }
 
 func (b *leastBusy) choose(targets []int, outstanding loads, _ Prefix) int {
+	return b.next(targets, outstanding, b.most(targets, outstanding))
+}
+
+func (b *leastBusy) preview(targets []int, outstanding loads, _ Prefix) int {
+	return b.peek(targets, outstanding, b.most(targets, outstanding))
+}
+
+// most is the load, for a unit of weight, of the least busy.
+func (b *leastBusy) most(targets []int, outstanding loads) float64 {
 	least := targets[0]
 	for _, i := range targets[1:] {
 		if busier(b.targets, outstanding, least, i) {
@@ -125,13 +154,12 @@ func (b *leastBusy) choose(targets []int, outstanding loads, _ Prefix) int {
 		}
 	}
 	// Rounded up, so that the least busy itself takes part whatever the division lost.
-	most := math.Nextafter(outstanding.of(least)/float64(b.targets[least].weight), math.Inf(1))
-	return b.next(targets, outstanding, most)
+	return math.Nextafter(outstanding.of(least)/float64(b.targets[least].weight.Load()), math.Inf(1))
 }
 
 // busier reports whether target i has more load for its weight than target j.
 func busier(targets []*target, outstanding loads, i, j int) bool {
-	return outstanding.of(i)*float64(targets[j].weight) > outstanding.of(j)*float64(targets[i].weight)
+	return outstanding.of(i)*float64(targets[j].weight.Load()) > outstanding.of(j)*float64(targets[i].weight.Load())
 }
 
 // twoChoices draws two targets at random by weight and takes the less busy of them:
@@ -168,29 +196,37 @@ func (b *twoChoices) choose(targets []int, outstanding loads, _ Prefix) int {
 	return one
 }
 
+func (b *twoChoices) preview(targets []int, _ loads, _ Prefix) int {
+	if len(targets) == 1 {
+		return targets[0]
+	}
+	return -1
+}
+
 // draw takes one of targets at random by weight, but not target except. It is -1
 // where there is no other.
 func (b *twoChoices) draw(targets []int, except int) int {
 	total := int64(0)
 	for _, i := range targets {
 		if i != except {
-			total += b.targets[i].weight
+			total += b.targets[i].weight.Load()
 		}
 	}
 	if total == 0 {
 		return -1
 	}
 	// The remainder prefers small numbers by less than one in 2^40.
-	rest := int64(b.random() % uint64(total))
+	rest, last := int64(b.random()%uint64(total)), -1
 	for _, i := range targets {
 		if i == except {
 			continue
 		}
-		if rest -= b.targets[i].weight; rest < 0 {
+		last = i
+		if rest -= b.targets[i].weight.Load(); rest < 0 {
 			return i
 		}
 	}
-	return -1 // not reached: the weights add up to total
+	return last // the weights have just been made smaller
 }
 
 // latencyMemory is the time in which a latency that was seen loses all but a third

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -137,6 +138,8 @@ type Batcher[M any] struct {
 	codec   Codec[M]
 	running sync.WaitGroup // the places in use
 
+	maxBytes atomic.Int64 // in place of that of options
+
 	mu     sync.Mutex // guards all below
 	closed bool
 	places map[uint64]*place[M]
@@ -152,17 +155,13 @@ func NewBatcher[M any](o BatchOptions, c Codec[M]) *Batcher[M] {
 	if o.MaxItems <= 0 {
 		o.MaxItems = DefaultBatchItems
 	}
-	if o.MaxBytes <= 0 {
-		o.MaxBytes = DefaultBatchBytes
-	}
-	o.MaxBytes = min(o.MaxBytes, maxBatchBytes)
 	if o.MaxDelay <= 0 {
 		o.MaxDelay = DefaultBatchDelay
 	}
 	if o.MaxAnswer <= 0 {
 		o.MaxAnswer = DefaultBatchAnswer
 	}
-	return &Batcher[M]{
+	b := &Batcher[M]{
 		options: o,
 		codec:   c,
 		places:  map[uint64]*place[M]{},
@@ -170,6 +169,16 @@ func NewBatcher[M any](o BatchOptions, c Codec[M]) *Batcher[M] {
 		pace:    pace{goal: o.Goal, most: o.MaxItems, size: o.MaxItems},
 		told:    o.MaxItems,
 	}
+	b.SetMaxBytes(o.MaxBytes)
+	return b
+}
+
+// SetMaxBytes changes BatchOptions.MaxBytes, for members that come from now on.
+func (b *Batcher[M]) SetMaxBytes(n int64) {
+	if n <= 0 {
+		n = DefaultBatchBytes
+	}
+	b.maxBytes.Store(min(n, maxBatchBytes))
 }
 
 // Close sends at once what waits for others, and waits until no call is under way:

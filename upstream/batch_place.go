@@ -47,10 +47,10 @@ func (w *waiter[M]) items() int { return max(w.Items, 1) }
 
 // size is how long w's body is, or more than a call may have, as if it were unknown.
 func (b *Batcher[M]) size(w *waiter[M]) int64 {
-	if n := w.Request.ContentLength; n >= 0 && n <= b.options.MaxBytes {
+	if n := w.Request.ContentLength; n >= 0 && n <= b.maxBytes.Load() {
 		return n
 	}
-	return b.options.MaxBytes + 1
+	return b.maxBytes.Load() + 1
 }
 
 // event is the end of a seat without an exchange of its member's own.
@@ -128,7 +128,7 @@ func (b *Batcher[M]) goOrWaitLocked(p *place[M], now time.Time) {
 		return
 	}
 	all := p.items >= p.assigned
-	if p.items >= b.options.MaxItems || p.bytes >= b.options.MaxBytes || all && (p.sealed || p.items >= b.pace.size) {
+	if p.items >= b.options.MaxItems || p.bytes >= b.maxBytes.Load() || all && (p.sealed || p.items >= b.pace.size) {
 		b.startLocked(p)
 		return
 	}
@@ -257,7 +257,7 @@ func (b *Batcher[M]) take(p *place[M]) []*waiter[M] {
 			continue
 		}
 		items, bytes = items+w.items(), bytes+b.size(w)
-		if (items > b.options.MaxItems || bytes > b.options.MaxBytes) && len(members) > 0 {
+		if (items > b.options.MaxItems || bytes > b.maxBytes.Load()) && len(members) > 0 {
 			break
 		}
 		members = append(members, w)

@@ -178,15 +178,12 @@ func (x *exchange) outgoing() (*http.Request, error) {
 			return nil, fmt.Errorf("%w: %w", errBody, err)
 		}
 	}
-	for name, values := range x.pool.headers {
-		if values[0] == "" {
-			delete(out.Header, name)
-			continue
-		}
-		out.Header[name] = values
-	}
+	x.pool.setFields(out.Header)
 	if r.upgrade {
 		out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, []string{websocket}
+	}
+	if r.Sending != nil {
+		r.Sending(x.attempt, out)
 	}
 	return out, nil
 }

@@ -85,25 +85,44 @@ func (b *prefixBalance) choose(targets []int, outstanding loads, prefix Prefix) 
 		return b.spill.choose(targets, outstanding, nil)
 	}
 	prefix = prefix[:min(len(prefix), prefixBlocks)]
-	room := b.bound(targets, outstanding)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at := b.memory.find(prefix)
-	chosen, known := b.memory.holder(prefix, &at, targets, func(i int) float64 {
-		if !room.has(outstanding.of(i), b.targets[i].weight) {
-			return math.Inf(1)
-		}
-		return outstanding.of(i) / float64(b.targets[i].weight)
-	})
-	switch {
-	case chosen >= 0:
-	case known:
+	chosen, at := b.pickLocked(targets, outstanding, prefix)
+	if chosen < 0 {
 		chosen = b.spill.choose(targets, outstanding, nil)
-	default:
-		chosen = b.cold(targets, outstanding, prefix[0], room)
 	}
 	b.memory.sent(prefix, &at, chosen)
 	return chosen
+}
+
+func (b *prefixBalance) preview(targets []int, outstanding loads, prefix Prefix) int {
+	if len(prefix) == 0 {
+		return b.spill.preview(targets, outstanding, nil)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	chosen, _ := b.pickLocked(targets, outstanding, prefix[:min(len(prefix), prefixBlocks)])
+	if chosen < 0 {
+		return b.spill.preview(targets, outstanding, nil)
+	}
+	return chosen
+}
+
+// pickLocked is the target that prefix belongs to, and the places of its blocks: -1
+// where those that hold it are too busy.
+func (b *prefixBalance) pickLocked(targets []int, outstanding loads, prefix Prefix) (int, places) {
+	room := b.bound(targets, outstanding)
+	at := b.memory.find(prefix)
+	chosen, known := b.memory.holder(prefix, &at, targets, func(i int) float64 {
+		if !room.has(outstanding.of(i), b.targets[i].weight.Load()) {
+			return math.Inf(1)
+		}
+		return outstanding.of(i) / float64(b.targets[i].weight.Load())
+	})
+	if chosen < 0 && !known {
+		chosen = b.cold(targets, outstanding, prefix[0], room)
+	}
+	return chosen, at
 }
 
 // bound says how busy a target may be to be given more.
@@ -120,7 +139,7 @@ func (b *prefixBalance) bound(targets []int, outstanding loads) bound {
 	for _, i := range targets {
 		load += outstanding.of(i)
 		requests += b.targets[i].inFlight.Load()
-		weight += float64(b.targets[i].weight)
+		weight += float64(b.targets[i].weight.Load())
 	}
 	cost := 1.0
 	if requests > 0 && load > 0 {
@@ -144,12 +163,12 @@ func (b bound) has(load float64, weight int64) bool {
 func (b *prefixBalance) cold(targets []int, outstanding loads, key uint64, room bound) int {
 	best, first := targets[0], math.Inf(1)
 	for _, i := range targets {
-		if !room.has(outstanding.of(i), b.targets[i].weight) {
+		if !room.has(outstanding.of(i), b.targets[i].weight.Load()) {
 			continue
 		}
 		// Exponentially distributed with the weight as its rate: the least of several is
 		// target i's with a probability of its part of all weights.
-		if score := -math.Log(unit(mix(key^b.ids[i]))) / float64(b.targets[i].weight); score < first {
+		if score := -math.Log(unit(mix(key^b.ids[i]))) / float64(b.targets[i].weight.Load()); score < first {
 			best, first = i, score
 		}
 	}

@@ -12,7 +12,9 @@ import (
 func targetsOf(weights ...int64) []*target {
 	var all []*target
 	for i, w := range weights {
-		all = append(all, &target{name: fmt.Sprintf("http://10.0.0.%d:8000", i+1), weight: w})
+		one := &target{name: fmt.Sprintf("http://10.0.0.%d:8000", i+1)}
+		one.weight.Store(w)
+		all = append(all, one)
 	}
 	return all
 }

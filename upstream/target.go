@@ -28,7 +28,7 @@ type target struct {
 	name      string
 	index     int // in Pool.targets and Options.Targets
 	base      *url.URL
-	weight    int64
+	weight    atomic.Int64 // at least 1
 	transport http.RoundTripper
 	inFlight  atomic.Int64 // exchanges that have not ended
 	load      atomic.Int64 // their cost, in thousandths
@@ -42,7 +42,8 @@ func (p *Pool) newTarget(i int, t Target) (*target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream: targets[%d]: %q: %w", i, t.URL, err)
 	}
-	one := &target{name: t.URL, index: i, base: base, weight: int64(max(t.Weight, 1)), transport: t.Transport}
+	one := &target{name: t.URL, index: i, base: base, transport: t.Transport}
+	one.weight.Store(int64(max(t.Weight, 1)))
 	one.health = newHealth(p.options.Breaker)
 	one.health.admits = p.options.Changed
 	if told := p.options.OnTarget; told != nil {
@@ -91,6 +92,19 @@ func newTransport(o Options) *http.Transport {
 // Targets is how many targets the pool has. A target's number is its place in
 // Options.Targets, from 0.
 func (p *Pool) Targets() int { return len(p.targets) }
+
+// SetWeights changes the shares of the targets, in their order, for all requests whose
+// target is chosen from now on; 0 means 1. The error says that there are not as many as
+// targets; then nothing is changed.
+func (p *Pool) SetWeights(weights []int) error {
+	if len(weights) != len(p.targets) {
+		return fmt.Errorf("upstream: %d weights: want %d, one for each target", len(weights), len(p.targets))
+	}
+	for i, t := range p.targets {
+		t.weight.Store(int64(max(weights[i], 1)))
+	}
+	return nil
+}
 
 // Open reports whether target i may be sent requests at now: its breaker is
 // closed or a trial is due, its probes succeed, and it has not asked to be left
