@@ -60,6 +60,10 @@ var noRoot = []string{"internal/sse", "internal/jsonscan"}
 var owner = map[string]string{
 	"github.com/goccy/go-yaml":                   "config",
 	"github.com/prometheus/client_golang":        "telemetry",
+	"github.com/cespare/xxhash":                  "telemetry",
+	"github.com/HdrHistogram/hdrhistogram-go":    "internal/loadtest",
+	"github.com/chromedp":                        "", // tests only
+	"google.golang.org/protobuf":                 "", // tests only
 	"go.opentelemetry.io":                        "telemetry",
 	"github.com/jonreiter/govader":               "builtin",
 	"github.com/alecthomas/kong":                 "cmd/weir",

@@ -3,11 +3,15 @@ package telemetry
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -63,8 +67,35 @@ type Entry struct {
 	// Shed says why the queue refused the request. Job is the job that the request
 	// became, or that it is an attempt of.
 	Shed, Job string
-	// Error is the cause of a failure in full. What follows a "?" in it is
-	// replaced, because errors of net/http repeat whole URLs.
+	// CacheResult is what the cache did, one of the results of Metrics.Cache; "" where the
+	// route has none. Saved and SavedTokens are what an answer from the cache, or of a
+	// flight that was joined, did not cost: the time that the model took for it when it
+	// was made, and its tokens.
+	CacheResult string
+	Saved       time.Duration
+	SavedTokens int64
+	// PolicyScope is the plan or route of Policy, as "plan:pro" or "route:chat", and
+	// ShadowScope that of Shadow.
+	PolicyScope, ShadowScope string
+	// Refused is why neither a model nor the cache has answered, one of the Refused
+	// constants; "" where one has. Own says that Weir did it itself: it took a job, told
+	// of one, or served a blob.
+	Refused string
+	Own     bool
+	// Request is the hash of what was asked for, see RequestHash; 0 where that was not
+	// read. Samples says that the same request may rightly have another answer each time,
+	// Stream that a stream was asked for. Estimate is what it says of its size: about
+	// how long its prompt is, and the cap on its answer, 0 where it names none.
+	Request         uint64
+	Samples, Stream bool
+	Estimate        weir.Usage
+	// Attempts is how many calls were made to the upstream.
+	Attempts int
+	// TraceID and SpanID are those of the request's span, where it has one.
+	TraceID, SpanID string
+	// Error is the cause of a failure. What follows a "?" in it is replaced, because
+	// errors of net/http repeat whole URLs. What others wrote, who may repeat a prompt,
+	// should have gone through Brief.
 	Error string
 	// UserAgent is the request's User-Agent.
 	UserAgent string
@@ -78,10 +109,14 @@ type Entry struct {
 //
 // Flush before the process ends; there is nothing to close.
 type AccessLog struct {
-	w       io.Writer
-	level   slog.Level
-	logger  *slog.Logger
-	buffers sync.Pool // of *[]byte
+	w        io.Writer
+	level    slog.LevelVar
+	settings atomic.Pointer[logSettings]
+	key      [sha256.Size]byte // of redactions, as long as the process runs
+	seed     maphash.Seed      // of samples, likewise
+	logger   *slog.Logger
+	buffers  sync.Pool // of *[]byte
+	sampled  atomic.Uint64
 
 	mu      sync.Mutex
 	pending []byte // whole lines, not yet with the writer
@@ -93,15 +128,49 @@ type AccessLog struct {
 	pendingDone, writingDone chan struct{}
 }
 
-// NewAccessLog returns a log to w of the lines with at least the level. w is
-// used by one goroutine at a time, but not by the caller's, so nobody else may
-// write to it meanwhile.
-func NewAccessLog(w io.Writer, level slog.Level) *AccessLog {
-	l := &AccessLog{w: w, level: level}
+// logSettings are what a log writes of requests.
+type logSettings struct {
+	sample sample
+	redact *redaction // nil: nothing is hidden
+}
+
+// LogOptions say what a log writes.
+type LogOptions struct {
+	// Level is the least level that is written. Default info.
+	Level slog.Level
+	// Sample is the share of lines that are written of requests that went well: status
+	// below 400, no error, and at most a second of waiting. All others are written. 0
+	// means 1, which is all, less than 0 none. Which ones, a keyed hash of the request's
+	// ID and its time says, whose key is made with the log: no client can choose.
+	Sample float64
+	// Redact are the members of a request's line whose values are not told. Of caller
+	// and client it is a keyed hash, so that the lines of one can be found together but
+	// not who it is: the key is made with the log and is not kept. Unknown names are
+	// ignored. Default none.
+	Redact []string
+}
+
+// NewAccessLog returns a log to w of what the options say. w is used by one goroutine
+// at a time, but not by the caller's, so nobody else may write to it meanwhile.
+func NewAccessLog(w io.Writer, o LogOptions) *AccessLog {
+	l := &AccessLog{w: w, seed: maphash.MakeSeed()}
+	_, _ = rand.Read(l.key[:]) // which cannot fail
+	l.Set(o)
 	l.logger = slog.New(slog.NewJSONHandler(lineWriter{l}, &slog.HandlerOptions{
-		Level: level, ReplaceAttr: sameTime,
+		Level: &l.level, ReplaceAttr: sameTime,
 	}))
 	return l
+}
+
+// Set changes what is written, from the next line on. The hashes of what is redacted
+// stay the same.
+func (l *AccessLog) Set(o LogOptions) {
+	s := &logSettings{sample: newSample(o.Sample, l.seed), redact: newRedaction(o.Redact)}
+	if s.redact != nil {
+		s.redact.key = l.key
+	}
+	l.level.Set(o.Level)
+	l.settings.Store(s)
 }
 
 // Log writes e, unless its level is below the log's. It does not block and may
@@ -111,18 +180,25 @@ func (l *AccessLog) Log(e Entry) {
 	if e.Shed != "" { // under load these are many, and nothing is wrong with Weir
 		level = min(level, slog.LevelWarn)
 	}
-	if level < l.level {
+	if level < l.level.Level() {
 		return
 	}
 	if e.Time.IsZero() {
 		e.Time = time.Now()
+	}
+	settings := l.settings.Load()
+	share := settings.sample.of(&e)
+	if share <= 0 {
+		l.sampled.Add(1)
+		return
 	}
 	buffer, ok := l.buffers.Get().(*[]byte)
 	if !ok {
 		buffer = new([]byte)
 		*buffer = make([]byte, 0, 1024)
 	}
-	*buffer = appendEntry((*buffer)[:0], &e, level)
+	*buffer = settings.redact.appendEntry((*buffer)[:0], &e, level)
+	*buffer = appendEnd(*buffer, share)
 	l.enqueue(*buffer)
 	l.buffers.Put(buffer)
 }
@@ -139,6 +215,10 @@ func (l *AccessLog) Dropped() uint64 {
 	defer l.mu.Unlock()
 	return l.dropped
 }
+
+// Sampled returns how many lines were not written since the start, because only a
+// share of them is.
+func (l *AccessLog) Sampled() uint64 { return l.sampled.Load() }
 
 // Flush waits until every line that was logged before it is with the writer,
 // or was dropped. Its error is that ctx ended first.

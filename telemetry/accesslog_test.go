@@ -34,11 +34,20 @@ func full() telemetry.Entry {
 	}
 }
 
+// complete is full with what only some entries have.
+func complete() telemetry.Entry {
+	e := full()
+	e.PolicyScope, e.CacheResult, e.Saved, e.SavedTokens = "plan:pro", telemetry.ResultHit, 3*time.Second, 1277
+	e.Request, e.Samples, e.Stream, e.Estimate, e.Attempts = 0xab, true, true, weir.Usage{Input: 1199, Output: 256}, 2
+	e.TraceID, e.SpanID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	return e
+}
+
 // lines logs the entries and returns what the writer got.
 func lines(t *testing.T, level slog.Level, entries ...telemetry.Entry) string {
 	t.Helper()
 	var out bytes.Buffer
-	l := telemetry.NewAccessLog(&out, level)
+	l := telemetry.NewAccessLog(&out, telemetry.LogOptions{Level: level})
 	for _, e := range entries {
 		l.Log(e)
 	}
@@ -113,7 +122,7 @@ func TestLogger(t *testing.T) {
 	t.Run("writes the process's own messages in the same form", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var out bytes.Buffer
-			l := telemetry.NewAccessLog(&out, slog.LevelInfo)
+			l := telemetry.NewAccessLog(&out, telemetry.LogOptions{})
 			l.Logger().Debug("not written")
 			l.Logger().Info("listening", "address", "127.0.0.1:8080", slog.Group("g", "time", "as given"))
 			l.Log(telemetry.Entry{Status: 200})
@@ -140,7 +149,7 @@ func TestAccessLogConcurrency(t *testing.T) {
 		l := telemetry.NewAccessLog(writerFunc(func(p []byte) (int, error) {
 			writes = append(writes, bytes.Clone(p))
 			return len(p), nil
-		}), slog.LevelInfo)
+		}), telemetry.LogOptions{})
 		var wg sync.WaitGroup
 		for i := range 8 {
 			wg.Go(func() {
@@ -172,7 +181,7 @@ func TestAccessLogBadWriters(t *testing.T) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			t.Helper()
-			l := telemetry.NewAccessLog(w, slog.LevelInfo)
+			l := telemetry.NewAccessLog(w, telemetry.LogOptions{})
 			for range 3 {
 				l.Log(full())
 			}
@@ -197,7 +206,7 @@ func TestAccessLogBadWriters(t *testing.T) {
 				<-hung
 				written += len(p)
 				return len(p), nil
-			}), slog.LevelInfo)
+			}), telemetry.LogOptions{})
 			l.Log(full())
 			synctest.Wait() // the writer has the first line
 			const calls = 20_000
@@ -234,7 +243,7 @@ func TestAccessLogBadWriters(t *testing.T) {
 				time.Sleep(time.Minute)
 				done = true
 				return len(p), nil
-			}), slog.LevelInfo)
+			}), telemetry.LogOptions{})
 			l.Log(full())
 			synctest.Wait()
 			if err := l.Flush(t.Context()); err != nil || !done {

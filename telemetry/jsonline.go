@@ -17,8 +17,8 @@ const (
 	timeLayout = "2006-01-02T15:04:05.000Z07:00"
 )
 
-// appendEntry appends e as one line. Members without a value are left out,
-// except status and duration_ms.
+// appendEntry appends e as one line, but for its end. Members without a value are left
+// out, except status and duration_ms.
 func appendEntry(b []byte, e *Entry, level slog.Level) []byte {
 	b = append(b, `{"time":"`...)
 	b = e.Time.UTC().AppendFormat(b, timeLayout)
@@ -41,10 +41,9 @@ func appendEntry(b []byte, e *Entry, level slog.Level) []byte {
 	b = appendDuration(b, `,"cache_ms":`, e.CacheTime)
 	b = appendString(b, `,"cache":`, e.Cache)
 	b = appendString(b, `,"cache_key":`, e.CacheKey)
-	if e.Refresh {
-		b = append(b, `,"refresh":true`...)
-	}
+	b = appendTrue(b, `,"refresh":true`, e.Refresh)
 	b = appendString(b, `,"policy":`, e.Policy)
+	b = appendString(b, `,"refused":`, e.Refused)
 	b = appendString(b, `,"shadow":`, e.Shadow)
 	b = appendString(b, `,"store":`, e.Store)
 	b = appendString(b, `,"shed":`, e.Shed)
@@ -53,9 +52,7 @@ func appendEntry(b []byte, e *Entry, level slog.Level) []byte {
 	b = appendInt(b, `,"input_tokens":`, e.Usage.Input)
 	b = appendInt(b, `,"cached_tokens":`, e.Usage.Cached)
 	b = appendInt(b, `,"output_tokens":`, e.Usage.Output)
-	if e.UsageEstimated {
-		b = append(b, `,"usage_estimated":true`...)
-	}
+	b = appendTrue(b, `,"usage_estimated":true`, e.UsageEstimated)
 	b = appendString(b, `,"finish":`, e.Finish)
 	b = appendString(b, `,"error":`, hideQueries(e.Error))
 	b = appendInt(b, `,"bytes_in":`, e.BytesIn)
@@ -65,8 +62,52 @@ func appendEntry(b []byte, e *Entry, level slog.Level) []byte {
 	b = appendString(b, `,"client":`, e.Client)
 	b = appendString(b, `,"proto":`, e.Proto)
 	b = appendString(b, `,"user_agent":`, e.UserAgent)
+	return appendDetails(b, e)
+}
+
+// appendDetails appends what only some readers of the log need.
+func appendDetails(b []byte, e *Entry) []byte {
+	b = appendString(b, `,"policy_scope":`, e.PolicyScope)
+	b = appendString(b, `,"shadow_scope":`, e.ShadowScope)
+	b = appendDuration(b, `,"saved_ms":`, e.Saved)
+	b = appendInt(b, `,"saved_tokens":`, e.SavedTokens)
+	if e.Request != 0 {
+		b = appendHash(append(b, `,"request":`...), e.Request)
+	}
+	b = appendTrue(b, `,"samples":true`, e.Samples)
+	b = appendTrue(b, `,"stream":true`, e.Stream)
+	b = appendInt(b, `,"estimate_input":`, e.Estimate.Input)
+	b = appendInt(b, `,"estimate_output":`, e.Estimate.Output)
+	b = appendInt(b, `,"attempts":`, int64(e.Attempts))
+	b = appendString(b, `,"trace_id":`, e.TraceID)
+	return appendString(b, `,"span_id":`, e.SpanID)
+}
+
+// appendEnd ends a line that stands for 1/share lines.
+func appendEnd(b []byte, share float64) []byte {
+	if share < 1 {
+		b = strconv.AppendFloat(append(b, `,"sample":`...), share, 'g', -1, 64)
+	}
 	return append(b, '}', '\n')
 }
+
+func appendTrue(b []byte, member string, is bool) []byte {
+	if !is {
+		return b
+	}
+	return append(b, member...)
+}
+
+// appendHash appends h in 16 hexadecimal digits, quoted: a JSON number would lose some.
+func appendHash(b []byte, h uint64) []byte {
+	b = append(b, '"')
+	for shift := 60; shift >= 0; shift -= 4 {
+		b = append(b, hexDigits[h>>shift&15])
+	}
+	return append(b, '"')
+}
+
+const hexDigits = "0123456789abcdef"
 
 func appendString(b []byte, key, s string) []byte {
 	if s == "" {
@@ -136,8 +177,7 @@ func appendQuoted(b []byte, s string) []byte {
 
 // appendEscape appends a code unit of 16 bits.
 func appendEscape(b []byte, r rune) []byte {
-	const hex = "0123456789abcdef"
-	return append(b, '\\', 'u', hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
+	return append(b, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
 }
 
 // cut returns at most maxString bytes of s, without half a character at the end.

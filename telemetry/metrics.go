@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,7 +88,7 @@ func NewMetrics(version string, l Labels) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "weir_build_info",
 		Help:        "Always 1; the labels say what runs.",
-		ConstLabels: prometheus.Labels{"version": strings.ToValidUTF8(version, "\ufffd"), "go": runtime.Version()},
+		ConstLabels: prometheus.Labels{"version": clean(version), "revision": revision(), "go": runtime.Version()},
 	})
 	build.Set(1)
 	m.registry.MustRegister(build, collectors.NewGoCollector(),
@@ -99,6 +98,25 @@ func NewMetrics(version string, l Labels) *Metrics {
 	m.Extend(Labels{Routes: []string{Other}, Upstreams: []string{Other}, Policies: map[string][]string{Other: nil}})
 	m.Extend(l)
 	return m
+}
+
+// revision is the commit that the program was made of, with "-dirty" where it was
+// changed; "unknown" where it was made without one.
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	commit, changed := "unknown", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision" && s.Value != "":
+			commit = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "-dirty"
+		}
+	}
+	return clean(commit + changed)
 }
 
 // Extend adds label values, for a new configuration: call it before the first
@@ -196,6 +214,20 @@ func (m *Metrics) Upstream(upstream, result string, firstByte, total time.Durati
 	default:
 		u.other.Inc()
 	}
+}
+
+// UpstreamAnswer counts the status of an upstream's answer, every retry and hedge on its
+// own. One outside of 100 to 599 is none.
+func (m *Metrics) UpstreamAnswer(upstream string, status int) {
+	if class := status / 100; class >= 1 && class <= classCount {
+		m.series.Load().upstream(upstream).answers[class-1].Inc()
+	}
+}
+
+// Admitted counts a request that got a place at the upstream, and how long it waited for
+// it; 0 where there was one.
+func (m *Metrics) Admitted(upstream string, wait time.Duration) {
+	m.series.Load().upstream(upstream).waits.Observe(max(wait, 0).Seconds())
 }
 
 // Handler is /metrics: the Prometheus text format, or OpenMetrics for who asks

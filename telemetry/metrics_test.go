@@ -329,7 +329,7 @@ func TestMetricsHandler(t *testing.T) {
 			}
 		})
 	}
-	f("tells what runs", "", "text/plain", `weir_build_info{go="`+runtime.Version()+`",version="v1.2.3"} 1`)
+	f("tells what runs", "", "text/plain", `weir_build_info{go="`+runtime.Version()+`",revision="unknown",version="v1.2.3"} 1`)
 	f("has the Go runtime's metrics", "", "text/plain", "# TYPE go_goroutines gauge")
 	f("has the process's metrics", "", "text/plain", "# TYPE process_cpu_seconds_total counter")
 	f("speaks OpenMetrics to who asks", "application/openmetrics-text; version=1.0.0", "application/openmetrics-text", "# EOF")

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -15,28 +16,38 @@ func buckets() []float64 {
 	return []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600}
 }
 
+// tokenBuckets go from a small model on a large machine to one that nobody waits for.
+func tokenBuckets() []float64 {
+	return []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
+}
+
 // vectors are the metrics with labels.
 type vectors struct {
-	requests, decisions, cache, calls  *prometheus.CounterVec
-	tokens                             *prometheus.CounterVec
-	inFlight                           *prometheus.GaugeVec
-	duration, firstByte, callsDuration *prometheus.HistogramVec
+	requests, decisions, cache, calls    *prometheus.CounterVec
+	tokens, savedSeconds, savedTokens    *prometheus.CounterVec
+	errors, refusals, answers            *prometheus.CounterVec
+	inFlight                             *prometheus.GaugeVec
+	duration, clientFirst, tokenGap      *prometheus.HistogramVec // of routes
+	firstByte, callsDuration, queueWaits *prometheus.HistogramVec // of upstreams
 }
 
 func newVectors() vectors {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
-	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets()}, labels)
-	}
 	return vectors{
 		requests: counter("weir_gateway_requests_total",
 			"Answered requests.", "route", "method", "status"),
-		duration: histogram("weir_gateway_request_duration_seconds",
-			"Time from receiving a request to the last byte of its answer.", "route"),
+		duration: newHistogram("weir_gateway_request_duration_seconds",
+			"Time from receiving a request to the last byte of its answer.", "route", buckets()),
 		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "weir_gateway_requests_in_flight",
 			Help: "Requests that are received and not yet answered in full."}, []string{"route"}),
+		errors: counter("weir_gateway_errors_total",
+			"Requests that ended with a status of 500 or above, but for those that were refused because of the queue, the shared store or the request itself.", "route"),
+		refusals: counter("weir_gateway_refusals_total",
+			"Requests that neither a model nor the cache has answered, and why.", "route", "reason"),
+		answers: counter("weir_upstream_answers_total",
+			"Answers of an upstream by the class of their status, every retry and hedge on its own.", "upstream", "class"),
 		decisions: counter("weir_ratelimit_decisions_total",
 			"What each policy said, once for each request that it judged.", "scope", "policy", "result"),
 		cache: counter("weir_cache_requests_total",
@@ -46,15 +57,40 @@ func newVectors() vectors {
 		tokens: counter("weir_gateway_tokens_total",
 			"Tokens that model calls used. Of the input, cached is the part that the model server had in its prefix cache.",
 			"route", "model", "kind"),
-		firstByte: histogram("weir_upstream_first_byte_seconds",
-			"Time from sending a call until the header of its answer.", "upstream"),
-		callsDuration: histogram("weir_upstream_duration_seconds",
-			"Time from sending a call until the last byte of its answer.", "upstream"),
+		savedSeconds: counter("weir_cache_saved_seconds_total",
+			"Time of models that answers from the cache, and of flights that were joined, did not cost.", "route"),
+		savedTokens: counter("weir_cache_saved_tokens_total",
+			"Tokens that answers from the cache, and of flights that were joined, did not cost.", "route"),
+		clientFirst: newHistogram("weir_gateway_first_byte_seconds",
+			"Time from receiving a request to the head of its answer, of those below 400.", "route", buckets()),
+		tokenGap: newHistogram("weir_gateway_output_token_seconds",
+			"Mean time between two output tokens of a stream, once for each stream.", "route", tokenBuckets()),
+		firstByte: newHistogram("weir_upstream_first_byte_seconds",
+			"Time from sending a call until the header of its answer.", "upstream", buckets()),
+		callsDuration: newHistogram("weir_upstream_duration_seconds",
+			"Time from sending a call until the last byte of its answer.", "upstream", buckets()),
+		queueWaits: newHistogram("weir_admission_wait_duration_seconds",
+			"How long each request that got a place waited for it.", "upstream", buckets()),
 	}
 }
 
+// newHistogram has buckets for servers that know no others, and native ones, each a tenth
+// wider than the one before, for those that do: 100 of them at most, of which the
+// narrowest are joined where there would be more.
+func newHistogram(name, help, label string, buckets []float64) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: buckets,
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  100,
+		NativeHistogramMinResetDuration: time.Hour,
+	}, []string{label})
+}
+
 func (v *vectors) all() []prometheus.Collector {
-	return []prometheus.Collector{v.requests, v.duration, v.inFlight, v.decisions, v.cache, v.calls, v.tokens, v.firstByte, v.callsDuration}
+	return []prometheus.Collector{
+		v.requests, v.errors, v.refusals, v.answers, v.duration, v.clientFirst, v.tokenGap, v.inFlight, v.decisions, v.cache, v.savedSeconds, v.savedTokens,
+		v.calls, v.tokens, v.firstByte, v.callsDuration, v.queueWaits,
+	}
 }
 
 // series are the resolved metrics of all label values. A stored one is never
@@ -151,7 +187,13 @@ type routeSeries struct {
 	name     string
 	inFlight prometheus.Gauge
 	duration prometheus.Observer
-	cache    struct {
+
+	firstByte, tokenGap       prometheus.Observer
+	savedSeconds, savedTokens prometheus.Counter
+	errors                    prometheus.Counter
+	refusals                  [refusalCount]prometheus.Counter // by refusalIndex
+
+	cache struct {
 		hit, stale, revalidated, semantic, collapsed, miss, bypass, other prometheus.Counter
 	}
 	// methods has a table of counters for each method that was seen, with one
@@ -166,6 +208,15 @@ func newRouteSeries(v *vectors, name string) *routeSeries {
 		name:     name,
 		inFlight: v.inFlight.WithLabelValues(name),
 		duration: v.duration.WithLabelValues(name),
+
+		firstByte:    v.clientFirst.WithLabelValues(name),
+		tokenGap:     v.tokenGap.WithLabelValues(name),
+		savedSeconds: v.savedSeconds.WithLabelValues(name),
+		savedTokens:  v.savedTokens.WithLabelValues(name),
+		errors:       v.errors.WithLabelValues(name),
+	}
+	for i, reason := range refusals() {
+		r.refusals[i] = v.refusals.WithLabelValues(name, reason)
 	}
 	r.cache.hit = v.cache.WithLabelValues(name, ResultHit)
 	r.cache.stale = v.cache.WithLabelValues(name, ResultStale)
@@ -198,12 +249,16 @@ func (r *routeSeries) requests(vec *prometheus.CounterVec, method, status int) p
 // upstreamSeries are the metrics of one upstream.
 type upstreamSeries struct {
 	ok, failed, timeout, cancelled, busy, open, other prometheus.Counter
+	answers                                           [classCount]prometheus.Counter // from 1xx
 
-	firstByte, duration prometheus.Observer
+	firstByte, duration, waits prometheus.Observer
 }
 
+// classCount is how many classes of statuses there are.
+const classCount = 5
+
 func newUpstreamSeries(v *vectors, name string) *upstreamSeries {
-	return &upstreamSeries{
+	u := &upstreamSeries{
 		ok:        v.calls.WithLabelValues(name, ResultOK),
 		failed:    v.calls.WithLabelValues(name, ResultError),
 		timeout:   v.calls.WithLabelValues(name, ResultTimeout),
@@ -213,7 +268,12 @@ func newUpstreamSeries(v *vectors, name string) *upstreamSeries {
 		other:     v.calls.WithLabelValues(name, Other),
 		firstByte: v.firstByte.WithLabelValues(name),
 		duration:  v.callsDuration.WithLabelValues(name),
+		waits:     v.queueWaits.WithLabelValues(name),
 	}
+	for i := range u.answers {
+		u.answers[i] = v.answers.WithLabelValues(name, strconv.Itoa(i+1)+"xx")
+	}
+	return u
 }
 
 // policySeries are the decisions of one policy.
