@@ -1,0 +1,473 @@
+package loadtest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/url"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// How a load ended before its time.
+const (
+	EndedErrors      = "errors"      // by the error budget
+	EndedInterrupted = "interrupted" // by who asked for it
+)
+
+// Quantiles are some values of a distribution, in milliseconds unless said. All are
+// left out of its JSON where nothing was measured.
+type Quantiles struct {
+	P50  float64 `json:"p50,omitzero"`
+	P90  float64 `json:"p90,omitzero"`
+	P95  float64 `json:"p95,omitzero"`
+	P99  float64 `json:"p99,omitzero"`
+	P999 float64 `json:"p999,omitzero"`
+	Max  float64 `json:"max,omitzero"`
+}
+
+// Speeds are the tokens a second of single streams, after their first token: the
+// tenth that was slowest was below P10.
+type Speeds struct {
+	P10 float64 `json:"p10,omitzero"`
+	P50 float64 `json:"p50,omitzero"`
+	P90 float64 `json:"p90,omitzero"`
+}
+
+// StageReport is one Stage.
+type StageReport struct {
+	From float64 `json:"from"`
+	To   float64 `json:"to"`
+	ForS float64 `json:"for_s"`
+}
+
+// ObjectiveReport says whether an objective was met.
+type ObjectiveReport struct {
+	Objective string  `json:"objective"`
+	ValueMS   float64 `json:"value_ms"` // of its percentile
+	Met       bool    `json:"met"`
+}
+
+// CallerReport is what became of one caller's requests.
+type CallerReport struct {
+	Name    string  `json:"name"`
+	Sent    int64   `json:"sent"`
+	OK      int64   `json:"ok"`
+	Refused int64   `json:"refused"` // with 429 or 503
+	P50MS   float64 `json:"p50_ms,omitzero"`
+	P95MS   float64 `json:"p95_ms,omitzero"`
+}
+
+// IntervalReport is a part of the load. Sent, unsent and latencies are those of the
+// requests that were due in it, answers and errors came in it.
+type IntervalReport struct {
+	AtS      float64 `json:"at_s"` // when it begins
+	Sent     int64   `json:"sent"`
+	Answered int64   `json:"answered"` // with an error or without
+	Errors   int64   `json:"errors"`   // among the answered
+	Unsent   int64   `json:"unsent,omitzero"`
+	P50MS    float64 `json:"p50_ms,omitzero"`
+	P99MS    float64 `json:"p99_ms,omitzero"`
+	MaxMS    float64 `json:"max_ms,omitzero"`
+}
+
+// Bucket counts latencies above From and up to To, in milliseconds.
+type Bucket struct {
+	From  float64 `json:"from_ms"`
+	To    float64 `json:"to_ms"`
+	Count int64   `json:"count"`
+}
+
+// Point is one value of the distribution of latencies: a share Q is not above MS.
+type Point struct {
+	Q  float64 `json:"q"`
+	MS float64 `json:"ms"`
+}
+
+// Range is where a percentile is with a probability of 95 %, given how many answers
+// there were.
+type Range struct {
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
+}
+
+// RetryReport sums up when refusals say to come back.
+type RetryReport struct {
+	Refused int64   `json:"refused"`
+	Advised int64   `json:"advised"` // those that say when
+	P50S    float64 `json:"p50_s,omitzero"`
+	MaxS    float64 `json:"max_s,omitzero"`
+}
+
+// TimingReport is the mean of one name of Server-Timing.
+type TimingReport struct {
+	Count  int64   `json:"count"`
+	MeanMS float64 `json:"mean_ms"`
+}
+
+// Report is what a load has shown. Latencies are those of answers below 400 and of
+// requests that had no answer in time, counted from when they were due.
+type Report struct {
+	Rate      float64          `json:"rate"`       // requests sent a second
+	DurationS float64          `json:"duration_s"` // of the sending, without the warm-up
+	Sent      int64            `json:"sent"`
+	OK        int64            `json:"ok"`     // whole answers with a status below 400
+	Errors    map[string]int64 `json:"errors"` // by kind
+	LatencyMS Quantiles        `json:"latency_ms"`
+	TTFTMS    Quantiles        `json:"ttft_ms"` // streams: to the first token
+	ITLMS     Quantiles        `json:"itl_ms"`  // streams: between pieces with text
+	LateMS    Quantiles        `json:"late_ms"` // how long after they were due requests were sent
+
+	Target      string        `json:"target"`
+	Method      string        `json:"method"`
+	Started     time.Time     `json:"started"`
+	Loop        string        `json:"loop"` // open or closed
+	Arrivals    string        `json:"arrivals,omitempty"`
+	Stages      []StageReport `json:"stages,omitempty"`
+	TargetRate  float64       `json:"target_rate,omitzero"` // of the stages, on average
+	Concurrency int           `json:"concurrency,omitzero"`
+	WarmupS     float64       `json:"warmup_s,omitzero"`
+	Stream      bool          `json:"stream,omitzero"`
+	Cores       int           `json:"cores"` // that the generator may use
+	Ended       string        `json:"ended,omitempty"`
+
+	Goodput       float64           `json:"goodput"` // answers a second that are inside the service level
+	SLO           []ObjectiveReport `json:"slo,omitempty"`
+	Unsent        int64             `json:"unsent"`
+	Unfinished    int64             `json:"unfinished"` // sent, and cut off when the load ended early
+	Connections   int64             `json:"connections"`
+	Bytes         int64             `json:"bytes"` // of bodies of answers
+	Statuses      map[string]int64  `json:"statuses"`
+	ErrorExamples map[string]string `json:"error_examples,omitempty"`
+	RetryAfter    *RetryReport      `json:"retry_after,omitempty"`
+
+	Tokens       int64   `json:"tokens,omitzero"`
+	TokensFrom   string  `json:"tokens_from,omitempty"` // usage, as the server says, or pieces
+	TokensPerS   float64 `json:"tokens_per_s,omitzero"` // of all streams together
+	StreamSpeeds Speeds  `json:"stream_tokens_per_s,omitzero"`
+
+	Cache        map[string]int64        `json:"cache,omitempty"`
+	HitRatio     float64                 `json:"hit_ratio,omitzero"`
+	ServerTiming map[string]TimingReport `json:"server_timing,omitempty"`
+
+	Callers     []CallerReport   `json:"callers,omitempty"`
+	CallerCount int              `json:"caller_count,omitzero"`
+	Warnings    []string         `json:"warnings,omitempty"`
+	Confidence  map[string]Range `json:"latency_range_ms,omitempty"` // p50, p95, p99
+	IntervalS   float64          `json:"interval_s"`
+	Intervals   []IntervalReport `json:"intervals"`
+	Histogram   []Bucket         `json:"histogram"`
+	Percentiles []Point          `json:"percentiles"`
+
+	planned int64 // requests, of a load that is not run yet
+}
+
+// ErrorShare is the share of errors among all requests that were due and not cut off.
+func (r *Report) ErrorShare() float64 {
+	var failed int64
+	for _, n := range r.Errors {
+		failed += n
+	}
+	if all := failed + r.OK; all > 0 {
+		return float64(failed) / float64(all)
+	}
+	return 0
+}
+
+// Met tells whether all objectives were.
+func (r *Report) Met() bool {
+	return !slices.ContainsFunc(r.SLO, func(o ObjectiveReport) bool { return !o.Met })
+}
+
+// Parse reads a report as JSON has it; name is its file's.
+func Parse(name string, text []byte) (*Report, error) {
+	r := &Report{}
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fmt.Errorf("%s: %w: want a report that weir load --json wrote", name, err)
+	}
+	if r.Sent <= 0 && r.Target == "" {
+		return nil, fmt.Errorf("%s: has no requests: want a report that weir load --json wrote", name)
+	}
+	if what := r.damaged(); what != "" {
+		return nil, fmt.Errorf("%s: %s: want a report as weir load --json wrote it", name, what)
+	}
+	return r, nil
+}
+
+// damaged says what of a report could not be drawn.
+func (r *Report) damaged() string {
+	if len(r.Intervals) > maxIntervals || len(r.Intervals) > 0 && !(r.IntervalS > 0) {
+		return fmt.Sprintf("intervals: %d of %g s each", len(r.Intervals), r.IntervalS)
+	}
+	for i, b := range r.Histogram {
+		if b.Count < 0 || !(b.From >= 0 && b.From < b.To && b.To <= mostMillis) || i > 0 && b.From < r.Histogram[i-1].To {
+			return fmt.Sprintf("histogram[%d]: %d from %g to %g ms", i, b.Count, b.From, b.To)
+		}
+	}
+	for i, p := range r.Percentiles {
+		if !(p.Q >= 0 && p.Q <= 1 && p.MS >= 0 && p.MS <= mostMillis) {
+			return fmt.Sprintf("percentiles[%d]: %g at %g", i, p.MS, p.Q)
+		}
+	}
+	return ""
+}
+
+// mostMillis is more than any latency that is counted, whose last bucket ends a
+// little above an hour.
+const mostMillis = 2 * float64(mostMicros) / 1000
+
+// report sums up a run that is over.
+func (r *run) report(cause error) *Report {
+	c := r.recorder
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seconds := max(c.ended.Sub(c.begin), time.Microsecond).Seconds()
+	if c.ended.Before(c.begin) { // it ended in the warm-up
+		seconds = 0
+	}
+	p := &Report{
+		DurationS: rounded(seconds), Sent: c.sent, OK: c.ok, Errors: c.errors,
+		LatencyMS: quantiles(c.latency), TTFTMS: quantiles(c.first), ITLMS: quantiles(c.gap),
+		Target: withoutUser(r.o.URL), Method: r.o.Method, Started: r.begin.UTC(), Loop: "closed",
+		Concurrency: r.o.Concurrency, WarmupS: r.o.Warmup.Seconds(), Stream: r.o.Stream, Cores: runtime.GOMAXPROCS(0),
+		Unsent: c.unsents, Unfinished: c.unfinish, Connections: r.opened.Load(), Bytes: c.bytes,
+		Statuses: map[string]int64{}, ErrorExamples: c.examples, CallerCount: r.mix.size(),
+		IntervalS: c.seconds.width.Seconds(), Confidence: confidence(c.latency),
+		Histogram: histogram(c.latency), Percentiles: percentiles(c.latency), Intervals: c.seconds.report(),
+	}
+	if seconds > 0 {
+		p.Rate, p.Goodput = rounded(float64(c.sent)/seconds), rounded(float64(c.good)/seconds)
+	}
+	if len(r.o.Stages) > 0 {
+		p.Loop, p.Arrivals, p.LateMS = "open", r.o.Arrivals, quantiles(c.late)
+		p.stages(r.o.Stages)
+	}
+	switch {
+	case errors.Is(cause, errBudget):
+		p.Ended = EndedErrors
+	case errors.Is(cause, context.Canceled), errors.Is(cause, context.DeadlineExceeded):
+		p.Ended = EndedInterrupted
+	}
+	for status, n := range c.statuses {
+		p.Statuses[strconv.Itoa(status)] = n
+	}
+	c.addStreams(p, seconds)
+	c.addFields(p)
+	c.addCallers(p, r.mix)
+	for _, o := range r.o.Objectives {
+		p.SLO = append(p.SLO, c.judge(o))
+	}
+	p.Warnings = p.warnings()
+	return p
+}
+
+func (r *Report) stages(of []Stage) {
+	sum := 0.0
+	for _, s := range of {
+		sum += s.requests()
+		r.Stages = append(r.Stages, StageReport{s.From, s.To, s.For.Seconds()})
+	}
+	r.TargetRate = rounded(sum / length(of).Seconds())
+}
+
+func (c *recorder) addStreams(p *Report, seconds float64) {
+	if c.streams == 0 || c.tokens == 0 {
+		return
+	}
+	p.Tokens, p.TokensFrom = c.tokens, "pieces"
+	if c.told == c.streams {
+		p.TokensFrom = "usage"
+	}
+	if seconds > 0 {
+		p.TokensPerS = rounded(float64(c.tokens) / seconds)
+	}
+	if c.speed.TotalCount() > 0 {
+		at := func(q float64) float64 { return float64(c.speed.ValueAtPercentile(q)) / 1000 }
+		p.StreamSpeeds = Speeds{at(10), at(50), at(90)}
+	}
+}
+
+func (c *recorder) addFields(p *Report) {
+	p.Cache = c.fields.cache
+	all := int64(0)
+	for _, n := range p.Cache {
+		all += n
+	}
+	if all > 0 {
+		p.HitRatio = rounded(float64(p.Cache["hit"]) / float64(all))
+	}
+	for name, t := range c.fields.timings {
+		if p.ServerTiming == nil {
+			p.ServerTiming = map[string]TimingReport{}
+		}
+		p.ServerTiming[name] = TimingReport{t.count, millis(t.sum / time.Duration(t.count))}
+	}
+	if c.refused > 0 {
+		q := quantiles(c.retry)
+		p.RetryAfter = &RetryReport{Refused: c.refused, Advised: c.advised, P50S: math.Round(q.P50/10) / 100, MaxS: math.Round(q.Max/10) / 100}
+	}
+}
+
+func (c *recorder) addCallers(p *Report, m *mix) {
+	if len(c.callers) < 2 {
+		return
+	}
+	for i, of := range c.callers {
+		p.Callers = append(p.Callers, CallerReport{
+			Name: m.name(i), Sent: of.sent, OK: of.ok, Refused: of.refused,
+			P50MS: millis(of.latency.quantile(0.5)), P95MS: millis(of.latency.quantile(0.95)),
+		})
+	}
+}
+
+// judge compares a percentile with an objective. Where nothing was measured it is
+// not met.
+func (c *recorder) judge(o Objective) ObjectiveReport {
+	h := c.latency
+	switch o.about {
+	case ttftObjective:
+		h = c.first
+	case gapObjective:
+		h = c.gap
+	}
+	value := float64(h.ValueAtPercentile(o.quantile)) / 1000
+	return ObjectiveReport{o.text, value, h.TotalCount() > 0 && value < float64(o.below)/float64(time.Millisecond)}
+}
+
+// warnings say what makes the figures doubtful.
+func (r *Report) warnings() (all []string) {
+	if r.Unsent > 0 {
+		all = append(all, fmt.Sprintf("%d requests were due while too many had no answer, and were not sent: the server does not keep up with this rate, and its latencies would be higher still", r.Unsent))
+	}
+	if r.late() {
+		all = append(all, fmt.Sprintf("requests were sent late (p99 %s ms): %s", significant(r.LateMS.P99), lateWhy))
+	}
+	if r.Loop == "open" && r.Arrivals == Constant && r.Ended == "" && r.Unsent == 0 && r.Rate < 0.99*r.TargetRate && len(r.Stages) == 1 {
+		all = append(all, fmt.Sprintf("%s requests a second were sent, and %s were wanted: the generator was the bottleneck", significant(r.Rate), significant(r.TargetRate)))
+	}
+	if r.OK == 0 && r.Sent > 0 {
+		all = append(all, "no request was answered without an error")
+	}
+	if n := r.Errors[kindTimeout]; n > 0 {
+		all = append(all, fmt.Sprintf("%d requests had no answer in time: they count with the time that was waited, and the highest percentiles end there", n))
+	}
+	return all
+}
+
+// Lateness that is worth a word: more than this many milliseconds, and more than
+// this share of the median.
+const (
+	lateAnyway = 2
+	lateShare  = 0.1
+	lateWhy    = "the generator had too little CPU time, and its own delay is in these latencies"
+)
+
+// late tells whether the generator's own delay is a part of the latencies.
+func (r *Report) late() bool {
+	return r.LateMS.P99 > lateAnyway && r.LateMS.P99 > lateShare*r.LatencyMS.P50
+}
+
+func (i *intervals) report() []IntervalReport {
+	all := []IntervalReport{}
+	for n, p := range i.parts {
+		all = append(all, IntervalReport{
+			AtS: float64(n) * i.width.Seconds(), Sent: p.sent, Answered: p.answered, Errors: p.errors, Unsent: p.unsent,
+			P50MS: min(millis(p.latency.quantile(0.5)), millis(p.longest)), P99MS: min(millis(p.latency.quantile(0.99)), millis(p.longest)),
+			MaxMS: millis(p.longest),
+		})
+	}
+	return all
+}
+
+// millis is a time in milliseconds, to the microsecond.
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// rounded has at most four digits behind the point.
+func rounded(f float64) float64 { return math.Round(f*1e4) / 1e4 }
+
+func quantiles(h *hdrhistogram.Histogram) (q Quantiles) {
+	if h.TotalCount() == 0 {
+		return q
+	}
+	most := h.Max()
+	at := func(p float64) float64 { return float64(min(h.ValueAtPercentile(p), most)) / 1000 }
+	return Quantiles{at(50), at(90), at(95), at(99), at(99.9), float64(most) / 1000}
+}
+
+// confidence finds the ranges of percentiles from their order statistics: of n
+// values the one at the rank nq±1.96*sqrt(nq(1-q)).
+func confidence(h *hdrhistogram.Histogram) map[string]Range {
+	n := float64(h.TotalCount())
+	if n == 0 {
+		return nil
+	}
+	of := map[string]Range{}
+	for name, q := range map[string]float64{"p50": 0.5, "p95": 0.95, "p99": 0.99} {
+		wide := 1.96 * math.Sqrt(n*q*(1-q))
+		at := func(rank float64) float64 {
+			return float64(min(h.ValueAtPercentile(100*min(max(rank/n, 0), 1)), h.Max())) / 1000
+		}
+		of[name] = Range{at(n*q - wide), at(n*q + wide + 1)}
+	}
+	return of
+}
+
+// histogramStep is how much longer a bucket of the report's is than the one before.
+const histogramStep = 1.05
+
+// histogram counts latencies in buckets that are the same for all reports; empty
+// ones are left out.
+func histogram(h *hdrhistogram.Histogram) []Bucket {
+	counts := map[int]int64{}
+	for _, b := range h.Distribution() {
+		if b.Count > 0 {
+			counts[int(math.Ceil(math.Log(float64(b.To))/math.Log(histogramStep)))] += b.Count
+		}
+	}
+	all := []Bucket{}
+	for _, i := range slices.SortedFunc(maps.Keys(counts), cmp.Compare) {
+		edge := func(i int) float64 { return math.Round(math.Pow(histogramStep, float64(i))) / 1000 }
+		all = append(all, Bucket{edge(i - 1), edge(i), counts[i]})
+	}
+	return all
+}
+
+// pointsPerDecade is how many points of the percentiles there are from 90 % to 99 %,
+// from 99 % to 99.9 %, and so on.
+const pointsPerDecade = 20
+
+// percentiles are equally far from each other on a scale of log(1/(1-q)), up to the
+// last that so many values have.
+func percentiles(h *hdrhistogram.Histogram) []Point {
+	all := []Point{}
+	n := float64(h.TotalCount())
+	if n == 0 {
+		return all
+	}
+	for i := 0; ; i++ {
+		q := 1 - math.Pow(10, -float64(i)/pointsPerDecade)
+		if 1-q < 1/n {
+			break
+		}
+		all = append(all, Point{math.Round(q*1e8) / 1e8, float64(min(h.ValueAtPercentile(100*q), h.Max())) / 1000})
+	}
+	return append(all, Point{1, float64(h.Max()) / 1000})
+}
+
+// withoutUser is a URL without what may be a secret in front of the host.
+func withoutUser(target string) string {
+	u, err := url.Parse(target)
+	if err != nil || u.User == nil {
+		return target
+	}
+	u.User = nil
+	return u.String()
+}
