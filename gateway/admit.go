@@ -22,8 +22,9 @@ const ticketField = "X-Queue-Ticket"
 // seat is a place at a target, for one attempt. own says that the request has its
 // caller's own key at the upstream.
 type seat struct {
-	slot *admission.Slot
-	own  bool
+	slot  *admission.Slot
+	own   bool
+	trace *telemetry.Trace
 }
 
 // Target implements upstream.Seat.
@@ -36,6 +37,7 @@ func (s seat) End(e upstream.Event) {
 		result = admission.ClientError // what is said to somebody's own key concerns nobody else
 	}
 	s.slot.Done(result)
+	s.trace.CallEnded(callEnd(e))
 }
 
 // resultOf gives the end of an attempt in the queue's words.
@@ -89,7 +91,8 @@ func (s seats) Seat(ctx context.Context, tried []int, wait bool) (upstream.Seat,
 }
 
 func (x *exchange) seat(slot *admission.Slot) seat {
-	return seat{slot: slot, own: hasOwnKey(x.r.Header, x.chosen.upstream.fields)}
+	x.attempts.Add(1)
+	return seat{slot: slot, own: hasOwnKey(x.r.Header, x.chosen.upstream.fields), trace: x.trace}
 }
 
 // admit waits for a place at one of the upstream's targets, for a request that goes
@@ -260,8 +263,9 @@ func wait(d time.Duration) string {
 type metered struct {
 	io.ReadCloser
 	slot   *admission.Slot
-	lines  bool // each is an event
-	inLine bool // the last byte was not the end of one
+	first  func() // is called with the first one; may be nil
+	lines  bool   // each is an event
+	inLine bool   // the last byte was not the end of one
 	any    bool
 	waited time.Duration // for the target, since the last token
 }
@@ -279,7 +283,7 @@ func (x *exchange) meter(resp *http.Response) {
 	case x.call.Endpoint == "" || !x.call.Generates():
 		at.slot.Streams()
 	default:
-		resp.Body = &metered{ReadCloser: resp.Body, slot: at.slot, lines: hasType(resp.Header, jsonLines)}
+		resp.Body = &metered{ReadCloser: resp.Body, slot: at.slot, first: x.onFirstToken(), lines: hasType(resp.Header, jsonLines)}
 	}
 }
 
@@ -296,6 +300,9 @@ func (m *metered) Read(p []byte) (int, error) {
 	if !m.any {
 		m.any = true
 		m.slot.FirstToken()
+		if m.first != nil {
+			m.first()
+		}
 		tokens--
 	}
 	m.slot.Progress(tokens, m.waited)

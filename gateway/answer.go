@@ -57,7 +57,8 @@ func (x *exchange) ask() (*http.Response, error) {
 	}
 }
 
-func (x *exchange) send() (*http.Response, error) {
+// outgoing is the request as it goes to the upstream.
+func (x *exchange) outgoing() *http.Request {
 	out := x.r.WithContext(x.r.Context())
 	if x.look.Keyed() || x.call.Endpoint != "" || x.offloads() {
 		out.Header = x.r.Header.Clone() // the request's own are still needed
@@ -78,12 +79,18 @@ func (x *exchange) send() (*http.Response, error) {
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body = io.NopCloser(bytes.NewReader(body))
 	x.look.Prepare(out.Header)
+	return out
+}
+
+func (x *exchange) send() (*http.Response, error) {
+	out := x.outgoing()
 	ctx := x.look.Context(x.r.Context())
 	slot, err := x.admit(ctx, out.Header) // 503
 	if err != nil {
 		return nil, err
 	}
 	begin := time.Now()
+	x.look.Asks(begin) // its place is not a part of what the model takes
 	x.called = true
 	if x.r.ProtoAtLeast(1, 1) && !x.inBackground() {
 		hints := &interim{w: x.w}
@@ -264,6 +271,7 @@ func (x *exchange) fail(err error) {
 
 // refuse writes every refusal.
 func (x *exchange) refuse(p *weir.Problem) {
+	x.noteRefusal(p)
 	if x.run != nil && x.w.status == 0 {
 		x.failRun(p)
 		return
@@ -288,6 +296,7 @@ func (x *exchange) refuse(p *weir.Problem) {
 
 // finish settles and counts the request, and writes its line of the log.
 func (x *exchange) finish() {
+	defer x.gateway.leave(x.setup)
 	var used amounts
 	if x.isBrokenOff() {
 		x.unobtained = true
@@ -315,28 +324,8 @@ func (x *exchange) finish() {
 	default:
 		status = http.StatusOK // what the server sends for a handler that wrote nothing
 	}
-	m, name := x.gateway.metrics, ""
-	if x.chosen != nil {
-		name = x.chosen.name
-	}
 	x.setup.bodies.release(x.body)
-	if !x.inBackground() { // which is no request of anybody's
-		if !x.counted {
-			m.RequestStarted(name)
-		}
-		m.RequestDone(name, x.r.Method, status, took)
-		if x.look != nil {
-			m.Cache(name, x.look.Result())
-		}
-	}
-	e := x.entry(status, took)
-	x.addUsage(&e, used)
-	if x.err != nil {
-		e.Error = x.err.Error()
-	}
-	if !x.isPutOff() {
-		x.gateway.log.Log(e)
-	}
+	x.tell(status, took, used)
 }
 
 // entry is the request's line of the log, without what the model did.
@@ -363,27 +352,21 @@ func (x *exchange) entry(status int, took time.Duration) telemetry.Entry {
 		Store:        x.storeMode,
 		Shed:         x.shedFor,
 		Job:          x.jobID,
+		Client:       x.clientAddr(),
 		UserAgent:    x.r.UserAgent(),
+		Refused:      x.refusedFor,
+		Own:          !x.called && !x.served,
 	}
 	if x.chosen != nil {
 		e.Route = x.chosen.name
 	}
-	if x.look != nil {
-		e.Cache = x.look.Status()
-	}
-	if x.look.Keyed() {
-		e.CacheKey = x.look.Key().String()
-	}
 	if x.called {
 		e.Upstream, e.Target = x.chosen.upstream.name, x.target
-	}
-	if x.caller.Addr.IsValid() {
-		e.Client = x.caller.Addr.String()
 	}
 	return e
 }
 
-// addUsage says and counts what the model did: the same as is charged for it.
+// addUsage says what the model did: the same as is charged for it.
 func (x *exchange) addUsage(e *telemetry.Entry, used amounts) {
 	if x.call != nil {
 		e.Model = x.call.Model
@@ -392,12 +375,12 @@ func (x *exchange) addUsage(e *telemetry.Entry, used amounts) {
 	if x.answer != nil {
 		o = x.answer.Outcome()
 		e.Model = cmp.Or(o.Model, e.Model)
-		e.Usage, e.UsageEstimated, e.Finish, e.Error = o.Usage, o.Estimated, o.Finish, o.Err
+		e.Finish, e.Error = o.Finish, telemetry.Brief(o.Err)
 	}
-	if !o.Known && x.called && used.input > 0 {
-		o.Known, e.Usage, e.UsageEstimated = true, weir.Usage{Input: used.input}, true
-	}
-	if o.Known {
-		x.gateway.metrics.Tokens(e.Route, e.Model, e.Usage)
+	switch {
+	case o.Known:
+		e.Usage, e.UsageEstimated = o.Usage, o.Estimated
+	case x.called && used.input > 0:
+		e.Usage, e.UsageEstimated = weir.Usage{Input: used.input}, true
 	}
 }

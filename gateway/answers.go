@@ -186,7 +186,9 @@ func (g *Gateway) Purge(ctx context.Context, kind, value string) (removed int, e
 	if kind != "all" {
 		label = cache.Label(kind, value)
 	}
-	return g.answers.purges.Purge(ctx, label)
+	removed, err = g.answers.purges.Purge(ctx, label)
+	g.notePurge(kind, value, removed, err)
+	return removed, err
 }
 
 // cacheOptions are those of a route's cache.
@@ -198,7 +200,7 @@ func (s *setup) cacheOptions(c config.Route, a *answers) cache.Options {
 		Leases:               a.leases,
 		Scope:                c.Name,
 		Generation:           s.generation(c),
-		TTL:                  c.Cache.TTL,
+		TTL:                  s.moved.ttl(c),
 		NegativeTTL:          orNone(s.config.Cache.NegativeTTL),
 		StaleWhileRevalidate: c.Cache.StaleWhileRevalidate,
 		StaleIfError:         c.Cache.StaleIfError,
@@ -238,7 +240,7 @@ func (s *setup) generation(c config.Route) string {
 	k.Add(hex.EncodeToString(sum[:]))
 	settings := c.Cache
 	settings.Coalesce, settings.Replay, settings.MaxEntry, settings.ChargeHits = false, "", 0, false // how, not what
+	settings.TTL, settings.Auto, settings.StaleWhileRevalidate, settings.StaleIfError = 0, nil, 0, 0 // for how long, not what
 	k.Add(fmt.Sprintf("%+v", settings))
-	k.Add(s.config.Cache.NegativeTTL.String())
 	return k.Sum().String()
 }

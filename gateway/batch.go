@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/inferweir/weir/admission"
 	"github.com/inferweir/weir/cache"
@@ -67,7 +69,8 @@ func (x *exchange) batchKey(out http.Header) string {
 // its place.
 func (x *exchange) exchangeWith(ctx context.Context, slot *admission.Slot, out *http.Request) (*http.Response, error) {
 	u := x.chosen.upstream
-	call := upstream.Call{Seat: x.seat(slot), Seats: seats{x}, Prefix: x.wants.Prefix, Stream: x.call.Stream}
+	call := upstream.Call{Seat: x.seat(slot), Seats: seats{x}, Prefix: x.wants.Prefix, Stream: x.call.Stream, Sending: x.sending()}
+	x.sentAt = cmp.Or(x.sentAt, time.Now())
 	if u.batcher == nil || x.wants.Batch == "" {
 		return u.pool.Send(ctx, out, call)
 	}

@@ -17,7 +17,7 @@ const bodyGrace = 10 * time.Second
 // bodies bounds the memory of all request bodies together: they are read before
 // anybody's quota is asked.
 type bodies struct {
-	max  int64
+	max  atomic.Int64
 	held atomic.Int64
 }
 
@@ -28,7 +28,7 @@ const leastForBodies = 512 << 20
 var errBodies = errors.New("the request bodies held at once take all the memory that they may")
 
 func (b *bodies) take(n int64) bool {
-	if b.held.Add(n) <= b.max {
+	if b.held.Add(n) <= b.max.Load() {
 		return true
 	}
 	b.held.Add(-n)

@@ -8,12 +8,19 @@ import (
 	"testing/iotest"
 )
 
+// bodiesOf are bodies that may take most bytes together.
+func bodiesOf(most int64) *bodies {
+	b := &bodies{}
+	b.max.Store(most)
+	return b
+}
+
 func TestBodies(t *testing.T) {
 	text := func(n int) []byte { return bytes.Repeat([]byte("x"), n) }
 	t.Run("are read whole, whatever was declared and however it comes", func(t *testing.T) {
 		for _, n := range []int{0, 1, 100, 4 << 10, 64<<10 - 1, 64 << 10, 64<<10 + 1, 1 << 20} {
 			for _, declared := range []int64{-1, int64(n)} {
-				b := bodies{max: 8 << 20}
+				b := bodiesOf(8 << 20)
 				for _, in := range []io.Reader{bytes.NewReader(text(n)), iotest.HalfReader(bytes.NewReader(text(n))), iotest.DataErrReader(bytes.NewReader(text(n)))} {
 					body, err := b.readAll(in, declared)
 					if err != nil || !bytes.Equal(body, text(n)) {
@@ -34,7 +41,7 @@ func TestBodies(t *testing.T) {
 		}
 	})
 	t.Run("are refused beyond what they may take together", func(t *testing.T) {
-		b := bodies{max: 300 << 10}
+		b := bodiesOf(300 << 10)
 		first, err := b.readAll(bytes.NewReader(text(200<<10)), 200<<10)
 		if err != nil {
 			t.Fatal(err)
@@ -55,7 +62,7 @@ func TestBodies(t *testing.T) {
 		}
 	})
 	t.Run("do not get what was only promised", func(t *testing.T) {
-		b := bodies{max: 1 << 30}
+		b := bodiesOf(1 << 30)
 		body, err := b.readAll(io.MultiReader(bytes.NewReader(text(10)), iotest.ErrReader(io.ErrUnexpectedEOF)), 1<<29)
 		if !errors.Is(err, io.ErrUnexpectedEOF) || b.held.Load() != firstRead {
 			t.Errorf("%d bytes were set aside for 10, %v", b.held.Load(), err)

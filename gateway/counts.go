@@ -32,7 +32,10 @@ type counts struct {
 	leases   *ratelimit.Leases
 	fallback *ratelimit.Fallback
 
+	configured atomic.Int64 // instances
+
 	log       *slog.Logger
+	note      func(EventSnapshot)
 	onFailure string
 	cluster   bool
 	away      atomic.Bool
@@ -43,8 +46,9 @@ type counts struct {
 	failures  map[redisstore.Failure]*atomic.Uint64
 }
 
-func newCounts(c *config.Config, o Options, log *slog.Logger) (*counts, error) {
-	n := &counts{log: log, onFailure: c.Store.OnFailure}
+func newCounts(c *config.Config, o Options, log *slog.Logger, note func(EventSnapshot)) (*counts, error) {
+	n := &counts{log: log, note: note, onFailure: c.Store.OnFailure}
+	n.configured.Store(int64(c.Instances))
 	inMemory := strings.HasPrefix(c.Store.URL, "memory:")
 	if !inMemory && o.Check {
 		if _, err := redisstore.ParseURL(c.Store.URL); err != nil {
@@ -70,7 +74,7 @@ func newCounts(c *config.Config, o Options, log *slog.Logger) (*counts, error) {
 	n.fallback, err = ratelimit.NewFallback(ratelimit.FallbackOptions{
 		Shared:    n.leases,
 		OnFailure: ratelimit.OnFailure(c.Store.OnFailure),
-		Instances: func() int { return n.instances(c) },
+		Instances: n.instances,
 		Keys:      maxCallers,
 		Observe:   n.fellBack,
 	})
@@ -83,8 +87,8 @@ func newCounts(c *config.Config, o Options, log *slog.Logger) (*counts, error) {
 
 // instances is how many gateways there are: as many as tell the shared store or the
 // database that they live, and at least as many as the configuration says.
-func (n *counts) instances(c *config.Config) int {
-	known := c.Instances
+func (n *counts) instances() int {
+	known := int(n.configured.Load())
 	if n.redis != nil {
 		known = max(known, n.redis.Instances())
 	}
@@ -119,6 +123,7 @@ func (n *counts) observe(e redisstore.Event) {
 	if e.Failure == redisstore.None {
 		if n.away.CompareAndSwap(true, false) {
 			n.log.Info("the shared store answers again")
+			n.note(EventSnapshot{Kind: "store", Text: "The shared store answers again"})
 		}
 		return
 	}
@@ -131,6 +136,7 @@ func (n *counts) observe(e redisstore.Event) {
 		// No outage, and it does not end by itself: a key holds something else.
 		if last := n.told.Load(); time.Since(time.Unix(0, last)) > time.Minute && n.told.CompareAndSwap(last, time.Now().UnixNano()) {
 			n.log.Warn("a script failed in the shared store", "on_failure", n.onFailure, "error", cause)
+			n.note(EventSnapshot{Kind: "store", Level: "warn", Text: "A script failed in the shared store: " + cause})
 		}
 		return
 	default:
@@ -141,6 +147,7 @@ func (n *counts) observe(e redisstore.Event) {
 	}
 	if n.away.CompareAndSwap(false, true) {
 		n.log.Warn("the shared store does not answer", "on_failure", n.onFailure, "error", cause)
+		n.note(EventSnapshot{Kind: "store", Level: "error", Text: "The shared store does not answer", Details: details("on_failure", n.onFailure, "error", cause)})
 	}
 }
 

@@ -24,8 +24,6 @@ type data struct {
 	blobs *blob.Store
 	jobs  *job.Jobs
 
-	file     *config.Config // without what the database has changed
-	kept     kept
 	counts   *dataCounts
 	slotless slotless
 	waiters  waiters
@@ -50,7 +48,7 @@ const (
 
 // openData opens what the configuration asks for. To check it, nothing is opened.
 func (g *Gateway) openData(c *config.Config) error {
-	g.data = &data{file: c, counts: newDataCounts()}
+	g.data = &data{counts: newDataCounts()}
 	g.data.draining, g.data.drain = context.WithCancel(context.Background())
 	if g.options.Check {
 		return nil

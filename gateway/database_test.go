@@ -10,6 +10,7 @@ import (
 
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/database"
+	"github.com/inferweir/weir/gateway"
 	"github.com/inferweir/weir/storetest"
 )
 
@@ -109,14 +110,16 @@ func finishEachOthersJobs(t *testing.T, server *storetest.PostgresServer) {
 func takeOverPolicies(t *testing.T, server *storetest.PostgresServer) {
 	yaml := onPostgres(t, server, durable+"plans: {default: {policies: [{name: few, quota: 100, window: 1h}]}}\n", http.HandlerFunc(modelServer))
 	a, b := launch(t, yaml), launch(t, yaml)
-	if _, kept, err := a.gateway.KeepPolicies(t.Context(), "default", []config.Policy{{Name: "few", Quota: 1, Window: time.Hour, Unit: "requests", By: "caller", Algorithm: "fixed_window"}}, "test"); err != nil || !kept {
-		t.Fatal(kept, err)
+	if !setPolicies(t, a.gateway, "default", []config.Policy{{Name: "few", Quota: 1, Window: time.Hour, Unit: "requests", By: "caller", Algorithm: "fixed_window"}}) {
+		t.Fatal("the database does not keep them")
 	}
 	storetest.Eventually(t, 5*time.Second, "the other has them", func() bool {
 		return strings.Contains(b.as(1, "POST", "/v1/chat/completions", chat).header.Get("Ratelimit-Policy"), "q=1;")
 	})
-	if !b.gateway.Overridden("default") || !a.gateway.Overridden("default") {
-		t.Error("they do not count as overridden")
+	for _, g := range []*gateway.Gateway{a.gateway, b.gateway} {
+		if all := g.Overrides(); len(all) != 1 || !all[0].Kept || all[0].By != "test" {
+			t.Errorf("the overrides are %+v", all)
+		}
 	}
 	c := launch(t, yaml)
 	if first := c.as(1, "POST", "/v1/chat/completions", chat); !strings.Contains(first.header.Get("Ratelimit-Policy"), "q=1;") {

@@ -62,8 +62,7 @@ func (x *exchange) chooseUnread() error {
 		return problem(http.StatusNotFound, "The routes with this path are for certain models, and a decision knows no model.")
 	}
 	rt := x.candidates[i]
-	x.chosen, x.counted = rt, true
-	x.gateway.metrics.RequestStarted(rt.name)
+	x.begin(rt)
 	return x.mayManage(rt)
 }
 

@@ -77,19 +77,29 @@ func (x *exchange) deferIfWanted() error {
 // replay answers with the job that the caller has under the request's idempotency key, if
 // there is one: what is in the cache now does not matter to it.
 func (x *exchange) replay() (answered bool, err error) {
+	j, err := x.earlier()
+	if j == nil || err != nil {
+		return false, err
+	}
+	x.w.Header()["Idempotent-Replayed"] = []string{"true"}
+	return true, x.accepted(j)
+}
+
+// earlier is the job that the caller has under the request's idempotency key, nil where
+// there is none.
+func (x *exchange) earlier() (*job.Job, error) {
 	if x.deferred == nil || x.deferred.submission.IdempotencyKey == "" {
-		return false, nil
+		return nil, nil
 	}
 	s := x.deferred.submission
 	j, err := x.gateway.data.jobs.Find(x.r.Context(), s.Caller, s.IdempotencyKey, s.Request)
 	switch {
 	case errors.Is(err, job.ErrNotFound):
-		return false, nil
+		return nil, nil
 	case err != nil:
-		return false, x.notKept(err)
+		return nil, x.notKept(err)
 	}
-	x.w.Header()["Idempotent-Replayed"] = []string{"true"}
-	return true, x.accepted(j)
+	return j, nil
 }
 
 // needsOwnKey reports whether the upstream gets credentials of the caller's with the

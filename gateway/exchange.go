@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -27,9 +28,13 @@ type exchange struct {
 	id      string
 	started time.Time
 	timings telemetry.Timings
+	trace   *telemetry.Trace // nil: it has none
+	sentAt  time.Time        // upstream, first
+	token   atomic.Int64     // when the first one of a stream came, in nanoseconds after sentAt
 
 	upgrades   bool           // its connection, to a WebSocket
 	decides    bool           // on a request that is elsewhere, and is not sent on
+	explains   bool           // what would become of it: nothing is done
 	fits       *upstreamSetup // of the first route with the path
 	candidates []*route
 	chosen     *route // nil until known
@@ -37,6 +42,7 @@ type exchange struct {
 	caller     weir.Caller
 	keyInField bool // the client sent X-Api-Key
 	plan       string
+	named      string // the plan that the key or token names
 	body       []byte
 	bodyRead   bool // to its end
 	call       *dialect.Call
@@ -76,18 +82,23 @@ type exchange struct {
 	answer     *dialect.Answer // nil: it is not read
 	theirs     []dialect.Limit // what the upstream says is left of its quotas
 	target     string          // that answered
+	attempts   atomic.Int32    // places at it
+	served     bool            // from the cache, or another request's flight
 	policy     string          // that refused
+	refusedFor string          // one of telemetry's reasons
 	shadow     string          // that would have
+	scopes     [2]string       // of policy and shadow
 	err        error           // for the log
 }
 
 func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{gateway: g, setup: g.setup.Load(), r: r, id: telemetry.RequestID(r.Header), started: time.Now()}
+	x := &exchange{gateway: g, setup: g.enter(), r: r, id: telemetry.RequestID(r.Header), started: time.Now()}
 	x.w = &response{ResponseWriter: w, exchange: x}
 	// A client that takes nothing holds neither an upstream nor memory for ever.
 	// Not every writer has deadlines; the server's has.
 	_ = http.NewResponseController(w).SetWriteDeadline(x.started.Add(x.setup.answerTimeout))
 	x.obeyTimeouts()
+	x.trace = g.otlp.Start(r, x.started)
 	return x
 }
 
@@ -98,16 +109,14 @@ func (x *exchange) match() error {
 	}
 	var allowed []string
 	for _, rt := range x.setup.routes {
-		if rt.upstream.pool == nil && !x.decides {
-			continue // it serves decisions only
-		}
-		if path := x.r.URL.Path; path != rt.path && (!rt.prefix || !strings.HasPrefix(path, rt.path)) {
+		fit := rt.fit(x.r, x.decides)
+		if fit == fitsDecisions || fit == fitsPathNot {
 			continue
 		}
 		if x.fits == nil {
 			x.fits = rt.upstream
 		}
-		if len(rt.methods) > 0 && !slices.Contains(rt.methods, x.r.Method) {
+		if fit == fitsMethodNot {
 			allowed = append(allowed, rt.methods...)
 			continue
 		}
@@ -129,6 +138,31 @@ func (x *exchange) match() error {
 	return &weir.Problem{Status: http.StatusNotFound, Detail: "No route has this path."}
 }
 
+// fit says whether a request is one of a route's, as far as its head tells.
+type fit int
+
+const (
+	fitsHead fit = iota
+	fitsPathNot
+	fitsMethodNot
+	fitsDecisions // it serves decisions only
+)
+
+func (r *route) fit(req *http.Request, decides bool) fit {
+	switch path := req.URL.Path; {
+	case r.upstream.pool == nil && !decides:
+		return fitsDecisions
+	case path != r.path && (!r.prefix || !strings.HasPrefix(path, r.path)):
+		return fitsPathNot
+	case len(r.methods) > 0 && !slices.Contains(r.methods, req.Method):
+		return fitsMethodNot
+	}
+	return fitsHead
+}
+
+// serves reports whether a model is one of the route's.
+func (r *route) serves(model string) bool { return r.model.fits(r.upstream.dialect.Canonical(model)) }
+
 // authenticate finds out who is calling, and removes from the request what the
 // client may not say and what is not for the upstream.
 func (x *exchange) authenticate() error {
@@ -139,9 +173,11 @@ func (x *exchange) authenticate() error {
 	x.r.Header["X-Request-Id"] = []string{x.id}
 	x.ticket = x.r.Header.Get(ticketField)
 	delete(x.r.Header, ticketField) // which is for this queue alone
+	forgetSession(x.r.Header)
 	x.keyInField = len(x.r.Header["X-Api-Key"]) > 0
 	caller, err := x.identify()
 	if err != nil {
+		x.caller = caller // as far as it is known, for the log
 		return err
 	}
 	for name := range x.r.Header {
@@ -150,8 +186,8 @@ func (x *exchange) authenticate() error {
 			delete(x.r.Header, name)
 		}
 	}
-	x.plan = x.setup.planOf(caller)
-	if _, known := x.setup.plans[caller.Plan]; !known && caller.Plan != "" && caller.Plan != defaultPlan {
+	x.plan, x.named = x.setup.planOf(caller), caller.Plan
+	if _, known := x.setup.plans[caller.Plan]; !known && caller.Plan != "" && caller.Plan != defaultPlan && !x.explains {
 		x.gateway.unknownPlans.Add(1) // only a token can name one
 	}
 	x.caller, x.exempt = caller, x.setup.callers.Exempt(caller)
@@ -163,7 +199,10 @@ func (x *exchange) authenticate() error {
 // or tokens that are not valid is refused before one more is looked at.
 func (x *exchange) identify() (weir.Caller, error) {
 	callers, attempts := x.setup.callers, x.gateway.attempts
-	if len(x.r.Header["X-Forwarded-For"]) > 0 {
+	if x.explains {
+		callers, attempts = callers.Preview(x.gateway.lookedUp()), attempts.Preview()
+	}
+	if !x.explains && len(x.r.Header["X-Forwarded-For"]) > 0 {
 		defer x.warnOfProxy()
 	}
 	if !callers.Presents(x.r.Header) {
@@ -212,11 +251,10 @@ func (x *exchange) choose() error {
 			p.Err = err
 			return p
 		}
-		if !rt.model.fits(rt.upstream.dialect.Canonical(x.call.Model)) {
+		if !rt.serves(x.call.Model) {
 			continue
 		}
-		x.chosen, x.counted = rt, true
-		x.gateway.metrics.RequestStarted(rt.name)
+		x.begin(rt)
 		if n := int64(len(x.body)); n > int64(rt.config.MaxBody) {
 			return bodyTooLarge(int64(rt.config.MaxBody))
 		}
@@ -226,6 +264,15 @@ func (x *exchange) choose() error {
 		return x.mayManage(rt)
 	}
 	return &weir.Problem{Status: http.StatusNotFound, Detail: fmt.Sprintf("No route serves the model %.100q on this path.", x.call.Model)}
+}
+
+// begin says that the request is rt's.
+func (x *exchange) begin(rt *route) {
+	x.chosen, x.counted = rt, true
+	if !x.explains {
+		x.gateway.metrics.RequestStarted(rt.name)
+		x.gateway.figures.Start(rt.name)
+	}
 }
 
 // mayManage refuses a call that would change the model server itself, unless the

@@ -30,6 +30,10 @@ type Options struct {
 	// Check says that the gateway is made only to find out whether it can be: it
 	// connects to no store.
 	Check bool
+	// File is the path of the configuration's file, for messages. "" is none.
+	File string
+	// Load reads that file again, for ReloadFile. nil: there is no file.
+	Load func() (*config.Config, error)
 }
 
 // Gateway serves a configuration. Close it after its last request.
@@ -45,14 +49,27 @@ type Gateway struct {
 	metrics *telemetry.Metrics
 	log     *telemetry.AccessLog
 	health  telemetry.Health
+	otlp    *telemetry.OTLP // nil: nothing is sent
 	data    *data
 	watcher *watcher
+	events  events
+	figures *telemetry.Live
+	started time.Time
+	recent  recentSnapshot
+	sampler *background
 
 	attempts     *Attempts
 	unknownPlans atomic.Uint64
 	warned       atomic.Bool // of a proxy that is not trusted
 
-	changes sync.Mutex // held while a new setup is made of the present one
+	holdings *holdings
+	live     live
+	autos    *background // nil before it begins
+
+	autoValues map[string]autoValue // guarded by changes
+
+	reloading sync.Mutex // held while the file is read and put in force
+	changes   sync.Mutex // held while a new setup is made of the present one, and guards live
 }
 
 // New builds all that the configuration asks for, or says what it cannot.
@@ -68,12 +85,14 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		options:  o,
 		slots:    newSlotIDs(),
 		metrics:  telemetry.NewMetrics(o.Version, labels(c)),
-		log:      telemetry.NewAccessLog(o.Log, level),
+		log:      telemetry.NewAccessLog(o.Log, logOptions(c)),
 		attempts: NewAttempts(c.Limits.AuthFailures),
 		watcher:  newWatcher(),
+		figures:  telemetry.NewLive(nil),
+		started:  time.Now(),
 	}
 	var err error
-	if g.counts, err = newCounts(c, o, g.log.Logger()); err != nil {
+	if g.counts, err = newCounts(c, o, g.log.Logger(), g.Note); err != nil {
 		return nil, err
 	}
 	if g.answers, err = newAnswers(c, o, g.counts.redis, g.log.Logger()); err != nil {
@@ -82,15 +101,25 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 	if err := g.openData(c); err != nil {
 		return nil, errors.Join(err, g.data.close(context.Background()), g.answers.close(), g.counts.close(context.Background()))
 	}
-	s, err := g.build(c)
+	g.holdings = newHoldings()
+	s, err := g.build(c, nil, &setup{})
 	if err != nil {
+		g.holdings.close()
 		return nil, errors.Join(err, g.data.close(context.Background()), g.answers.close(), g.counts.close(context.Background()))
 	}
-	g.setup.Store(s)
+	g.swap(s)
+	g.live.begin(c)
+	if g.otlp, err = g.openTelemetry(c); err != nil {
+		return nil, errors.Join(err, g.Close(context.Background()))
+	}
 	if err := g.export(); err != nil {
 		return nil, errors.Join(err, g.Close(context.Background()))
 	}
 	g.startData()
+	if !g.options.Check {
+		g.autos = every(time.Second, g.stepAutos)
+	}
+	g.startSnapshots()
 	g.health.SetReady()
 	return g, nil
 }
@@ -101,8 +130,11 @@ func (g *Gateway) export() error {
 		g.counts.export(g.metrics),
 		g.answers.export(g.metrics),
 		g.data.export(g.metrics),
+		g.exportReloads(),
 		g.metrics.CounterFunc("weir_telemetry_log_lines_dropped_total", "Log lines that the writer was too slow for.",
 			func() float64 { return float64(g.log.Dropped()) }),
+		g.metrics.CounterFunc("weir_telemetry_log_lines_sampled_total", "Lines of requests that went well that were not written, because telemetry.log.sample is a part of them.",
+			func() float64 { return float64(g.log.Sampled()) }),
 		g.metrics.CounterFunc("weir_auth_unknown_plans_total", "Requests whose token or key names a plan that is not there; they have the plan default.",
 			func() float64 { return float64(g.unknownPlans.Load()) }),
 		g.metrics.CounterFunc("weir_auth_failures_total", "Requests whose key or token is not valid.",
@@ -140,16 +172,15 @@ func (g *Gateway) FinishJobs(ctx context.Context) error { return g.data.closeJob
 // hold, for as long as ctx allows, and closes idle connections, those to the shared
 // store among them.
 func (g *Gateway) Close(ctx context.Context) error {
+	g.sampler.stop()
 	g.watcher.close()
 	jobs := g.data.closeJobs(ctx)
-	s := g.setup.Load()
-	for _, r := range s.routes {
-		if r.cache != nil {
-			r.cache.Close()
-		}
-	}
-	s.closeUpstreams()
-	return errors.Join(jobs, s.callers.Close(), g.answers.close(), g.counts.close(ctx), g.data.close(ctx), g.log.Flush(ctx))
+	g.changes.Lock()
+	g.live.closed = true // or somebody could make what nobody closes
+	g.changes.Unlock()
+	g.autos.stop()
+	g.holdings.close()
+	return errors.Join(jobs, g.answers.close(), g.counts.close(ctx), g.data.close(ctx), g.otlp.Close(ctx), g.log.Flush(ctx))
 }
 
 // Server makes the server for the configuration's listen address, with the

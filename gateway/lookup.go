@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/admission"
 	"github.com/inferweir/weir/cache"
 	"github.com/inferweir/weir/telemetry"
@@ -13,24 +14,15 @@ import (
 
 // lookUp answers from the cache, which costs nothing.
 func (x *exchange) lookUp() (answered bool, err error) {
-	c := x.chosen.cache
-	if c == nil {
+	if x.chosen.cache == nil {
 		return false, nil
 	}
 	begin := time.Now()
-	request := cache.Request{
-		HTTP:    x.r,
-		Body:    x.body,
-		Caller:  x.caller,
-		Model:   x.chosen.upstream.dialect.Canonical(x.call.Model),
-		Form:    x.call.Form(),
-		Samples: x.samples(),
-	}
-	x.look, err = c.LookUp(x.r.Context(), request, begin)
-	if x.look.Entry == nil && x.convert() {
-		err = nil
-	}
+	err = x.find(begin)
 	x.timings.Add(telemetry.PhaseCache, time.Since(begin))
+	if _, refused := errors.AsType[*weir.Problem](err); refused {
+		x.refusedFor = telemetry.RefusedRequest // only-if-cached
+	}
 	if err != nil || x.look.Entry == nil {
 		return false, err
 	}
@@ -39,6 +31,27 @@ func (x *exchange) lookUp() (answered bool, err error) {
 	}
 	x.serveStored()
 	return true, nil
+}
+
+// find looks for the answer in the cache of the request's route: x.look has it.
+func (x *exchange) find(now time.Time) (err error) {
+	request := cache.Request{
+		HTTP:    x.r,
+		Body:    x.body,
+		Caller:  x.caller,
+		Model:   x.chosen.upstream.dialect.Canonical(x.call.Model),
+		Form:    x.call.Form(),
+		Samples: x.samples(),
+	}
+	look := x.chosen.cache.LookUp
+	if x.explains {
+		look = x.chosen.cache.Preview
+	}
+	x.look, err = look(x.r.Context(), request, now)
+	if x.look.Entry == nil && x.convert() {
+		return nil
+	}
+	return err
 }
 
 // samples reports whether the same request may rightly have another answer each
@@ -70,7 +83,7 @@ func (x *exchange) convert() bool {
 
 // serveStored sends what the cache has.
 func (x *exchange) serveStored() {
-	x.stored = x.look.Entry
+	x.stored, x.served = x.look.Entry, true
 	x.peek()
 	if err := x.look.Serve(x.w, x.r); err != nil {
 		x.err = err
@@ -124,9 +137,11 @@ func (x *exchange) refresh() {
 	}
 	y.r = look.Request().Clone(look.Context(x.r.Context()))
 	y.r.Body = http.NoBody
+	y.trace = x.gateway.otlp.Start(y.r, y.started)
 	y.w = &response{ResponseWriter: nobody{http.Header{}}, exchange: y}
 	y.read(x.chosen)
-	go func() { // Refreshing counts it, and the cache waits for it
+	y.setup.users.Add(1) // x has it, so it is not over
+	go func() {          // Refreshing counts it, and the cache waits for it
 		defer look.Leave()
 		defer func() {
 			// What it breaks off with is nobody's: the stale answer stays. All else
@@ -135,6 +150,7 @@ func (x *exchange) refresh() {
 		}()
 		if !look.Needed() {
 			y.setup.bodies.release(y.body)
+			y.gateway.leave(y.setup)
 			return
 		}
 		x.gateway.serve(y, y.fetch)
@@ -161,7 +177,11 @@ func (x *exchange) noteStore() {
 func (x *exchange) judgement() cache.Judgement {
 	o := x.answer.Outcome()
 	good := x.w.status/100 != 2 || o.Complete && o.Stopped && !o.Unmarked && o.Err == ""
-	return cache.Judgement{Complete: good, Version: o.Version}
+	j := cache.Judgement{Complete: good, Version: o.Version}
+	if o.Known {
+		j.Tokens = sum(o.Usage.Input, o.Usage.Output)
+	}
+	return j
 }
 
 // told gives the followers of a request that broke off the error for them. Those

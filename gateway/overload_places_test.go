@@ -111,9 +111,7 @@ func TestCallersShareByWeight(t *testing.T) {
 		}
 		w.isIdle()
 		for _, plan := range []string{"heavy", "first"} {
-			if _, err := w.gateway.SetPolicies(plan, policiesOf(t, "1000/minute")); err != nil {
-				t.Fatal(err)
-			}
+			setPolicies(t, w.gateway, plan, policiesOf(t, "1000/minute"))
 			if p := w.gateway.Config().Plans[plan]; plan == "heavy" && p.Weight != 3 || plan == "first" && p.Priority != "critical" {
 				t.Errorf("%s is now %+v", plan, p)
 			}
@@ -125,9 +123,7 @@ func TestChangedPoliciesKeepAPlansPriority(t *testing.T) {
 	t.Parallel()
 	d := newDesk()
 	w := before(t, plans, d)
-	if _, err := w.gateway.SetPolicies("first", policiesOf(t, "1000/minute")); err != nil {
-		t.Fatal(err)
-	}
+	setPolicies(t, w.gateway, "first", policiesOf(t, "1000/minute"))
 	w.later("GET", "/", "")
 	running := d.next(t)
 	w.queued([]string{"X-Api-Key", "weir_s"}, "/s")

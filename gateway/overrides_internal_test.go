@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"path/filepath"
 	"strings"
@@ -49,28 +51,27 @@ func gateways(t *testing.T, n int, yaml string, log io.Writer) []*Gateway {
 func inForce(g *Gateway) string {
 	policies, _ := g.Policies("default")
 	text := string(config.PoliciesJSON(policies, "default"))
-	if g.Overridden("default") {
-		text += " of the database"
+	for _, o := range g.Overrides() {
+		if o.Kept {
+			text += " of the database"
+		}
 	}
 	return text
+}
+
+// policyEdit gives a plan one policy.
+func policyEdit(plan, text string) config.Edit {
+	return config.Edit{Kind: "plan", Name: plan, Doc: []byte(`{"policies":["` + text + `"]}`)}
 }
 
 func TestKeptPolicies(t *testing.T) {
 	gone, leave := context.WithCancel(context.Background())
 	leave()
-	list := func(t *testing.T, g *Gateway, text string) []config.Policy {
-		t.Helper()
-		policies, err := g.Config().ParsePlan([]byte(`["`+text+`"]`), "default")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return policies
-	}
 	set := func(t *testing.T, g *Gateway, ctx context.Context, text string) {
 		t.Helper()
-		_, kept, err := g.KeepPolicies(ctx, "default", list(t, g, text), "test")
-		if err != nil || kept != (ctx.Err() == nil) {
-			t.Fatalf("%s: kept %v, %v", text, kept, err)
+		c, err := g.Edit(ctx, policyEdit("default", text), "test")
+		if err != nil || c.Kept != (ctx.Err() == nil) {
+			t.Fatalf("%s: kept %v, %v", text, c.Kept, err)
 		}
 	}
 	want := func(t *testing.T, text string, all ...*Gateway) {
@@ -109,10 +110,10 @@ func TestKeptPolicies(t *testing.T) {
 		g := keepers(t, 2)
 		var wg sync.WaitGroup
 		for i := range 20 {
-			policies := list(t, g[0], []string{"1/minute", "2/minute", "3/minute"}[i%3])
+			text := []string{"1/minute", "2/minute", "3/minute"}[i%3]
 			wg.Go(func() {
-				if _, kept, err := g[0].KeepPolicies(t.Context(), "default", policies, "test"); !kept || err != nil {
-					t.Error(kept, err)
+				if _, err := g[0].Edit(t.Context(), policyEdit("default", text), "test"); err != nil {
+					t.Error(err)
 				}
 			})
 		}
@@ -121,13 +122,24 @@ func TestKeptPolicies(t *testing.T) {
 		if err != nil || len(all) != 1 {
 			t.Fatal(all, err)
 		}
-		// As if another had been the last to come into force.
-		if _, err := g[0].SetPolicies("default", list(t, g[0], "9/minute")); err != nil {
+		want(t, strings.TrimSuffix(strings.TrimPrefix(string(all[0].Doc), `{"policies":`), "}")+" of the database", g[0])
+		var doc struct{ Policies json.RawMessage }
+		if err := json.Unmarshal(all[0].Doc, &doc); err != nil {
 			t.Fatal(err)
 		}
-		g[0].follow(t.Context())
-		g[1].follow(t.Context())
-		want(t, string(all[0].Doc)+" of the database", g...)
+		// As if another had been the last to come into force.
+		g[0].changes.Lock()
+		_, err = g[0].putEditLocked(editKey{"plan", "default"}, func([]byte) ([]byte, error) { return policyEdit("default", "9/minute").Doc, nil }, "test")
+		g[0].live.kept.changed = true
+		g[0].changes.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // what one of them still owes is written first
+			g[0].follow(t.Context())
+			g[1].follow(t.Context())
+		}
+		want(t, string(doc.Policies)+" of the database", g...)
 	})
 	t.Run("are taken back to the file's", func(t *testing.T) {
 		g := keepers(t, 2)
@@ -135,24 +147,24 @@ func TestKeptPolicies(t *testing.T) {
 			set(t, g[0], t.Context(), "5/minute")
 			g[1].follow(t.Context())
 			want(t, `["5/minute"] of the database`, g...)
-			if _, kept, err := g[0].DropPolicies(ctx, "default", "test"); kept != (ctx.Err() == nil) || err != nil {
-				t.Fatal(kept, err)
+			if c, err := g[0].Revert(ctx, "plan", "default", "test"); c.Kept != (ctx.Err() == nil) || err != nil {
+				t.Fatal(c.Kept, err)
 			}
 			want(t, `["100/minute"]`, g[0])
 			g[0].follow(t.Context())
 			g[1].follow(t.Context())
 			want(t, `["100/minute"]`, g...)
 		}
-		if _, kept, err := g[1].DropPolicies(t.Context(), "default", "test"); !kept || err != nil {
-			t.Errorf("what the file says already: %v, %v", kept, err)
+		if c, err := g[1].Revert(t.Context(), "plan", "default", "test"); !c.Kept || err != nil {
+			t.Errorf("what the file says already: %v, %v", c.Kept, err)
 		}
-		if _, _, err := g[1].DropPolicies(t.Context(), "gold", "test"); err != ErrNoPlan {
+		if _, err := g[1].Revert(t.Context(), "plan", "gold", "test"); !errors.Is(err, ErrNoSuch) {
 			t.Errorf("of no plan: %v", err)
 		}
 	})
 	t.Run("that do not fit are left out, and are no override", func(t *testing.T) {
 		g := keepers(t, 1)
-		if err := g[0].Database().Overrides().Set(t.Context(), planOverride, "default", []byte(`["bogus"]`), "test"); err != nil {
+		if err := g[0].Database().Overrides().Set(t.Context(), planKind, "default", []byte(`["bogus"]`), "test"); err != nil {
 			t.Fatal(err)
 		}
 		g[0].follow(t.Context())
@@ -166,8 +178,8 @@ upstreams: {u: {targets: ["http://127.0.0.1:1"], dialect: openai}}
 routes: [{name: all, match: {path: /*}, upstream: u}]
 `, &log)[0]
 		// The name of who wants it is too long for the database.
-		if _, kept, err := g.KeepPolicies(t.Context(), "default", list(t, g, "5/minute"), strings.Repeat("a", 300)); kept || err != nil {
-			t.Fatal(kept, err)
+		if c, err := g.Edit(t.Context(), policyEdit("default", "5/minute"), strings.Repeat("a", 300)); c.Kept || err != nil {
+			t.Fatal(c.Kept, err)
 		}
 		for range 3 {
 			g.follow(t.Context())

@@ -12,7 +12,6 @@ import (
 	"github.com/inferweir/weir"
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/ratelimit"
-	"github.com/inferweir/weir/telemetry"
 )
 
 // defaultPlan is the plan of a caller without one.
@@ -61,7 +60,7 @@ func (s *setup) buildPlans(plans map[string]config.Plan) error {
 		return err
 	}
 	for name, plan := range plans {
-		policies, err := prepare("plan:"+name, withBudget(plan.Policies, plan))
+		policies, err := prepare("plan:"+name, s.moved.apply("plan:"+name, withBudget(plan.Policies, plan)))
 		s.plans[name] = policies
 		errs = append(errs, err)
 	}
@@ -70,7 +69,7 @@ func (s *setup) buildPlans(plans map[string]config.Plan) error {
 		for _, plan := range s.plansOf(o) {
 			// In the plan's own scope: a policy of the same name has the same
 			// count, whoever it is for, and keeps what is owed.
-			policies, err := prepare("plan:"+plan, withBudget(o.Applied(plans[plan].Policies), plans[plan]))
+			policies, err := prepare("plan:"+plan, s.moved.apply("plan:"+plan, withBudget(o.Applied(plans[plan].Policies), plans[plan])))
 			own.policies[plan] = policies
 			errs = append(errs, err)
 		}
@@ -140,9 +139,6 @@ func policyNames(policies []config.Policy) []string {
 	return names
 }
 
-// ErrNoPlan says that there is no plan of a name.
-var ErrNoPlan = errors.New("there is no such plan")
-
 // Config is the configuration in force. It is only to be read.
 func (g *Gateway) Config() *config.Config { return g.setup.Load().config }
 
@@ -155,40 +151,4 @@ func (g *Gateway) Policies(plan string) ([]config.Policy, bool) {
 // Plans are the names of all plans, sorted.
 func (g *Gateway) Plans() []string {
 	return slices.Sorted(maps.Keys(g.setup.Load().config.Plans))
-}
-
-// SetPolicies changes what the callers of a plan may use, for all requests that
-// begin from now on. A policy that keeps its name keeps its counts: who was in debt
-// is in debt. It returns those that were in force before. The error is ErrNoPlan, or
-// says what is wrong with the policies; then nothing is changed.
-func (g *Gateway) SetPolicies(plan string, policies []config.Policy) (before []config.Policy, err error) {
-	g.changes.Lock()
-	defer g.changes.Unlock()
-	now := g.setup.Load()
-	was, ok := now.config.Plans[plan]
-	if !ok {
-		return nil, ErrNoPlan
-	}
-	next, configured := *now, *now.config
-	configured.Plans = maps.Clone(configured.Plans)
-	changed := was
-	changed.Policies = slices.Clone(policies)
-	configured.Plans[plan] = changed
-	next.config = &configured
-	if err := next.buildPlans(configured.Plans); err != nil {
-		return nil, err
-	}
-	needsModel := next.needsModel()
-	next.routes = make([]*route, len(now.routes))
-	for i, r := range now.routes {
-		if n := next.mostPolicies() + len(r.policies); n > ratelimit.MaxTakes {
-			return nil, fmt.Errorf("%d policies together with those of route %q: want at most %d", n, r.name, ratelimit.MaxTakes)
-		}
-		changed := *r
-		changed.reads = changed.reads || needsModel
-		next.routes[i] = &changed
-	}
-	g.metrics.Extend(telemetry.Labels{Policies: map[string][]string{"plan:" + plan: policyNames(withBudget(policies, was))}})
-	g.setup.Store(&next)
-	return was.Policies, nil
 }

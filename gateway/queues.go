@@ -9,7 +9,6 @@ import (
 
 	"github.com/inferweir/weir/admission"
 	"github.com/inferweir/weir/config"
-	"github.com/inferweir/weir/telemetry"
 	"github.com/inferweir/weir/upstream"
 )
 
@@ -40,11 +39,13 @@ type queueCounts struct {
 	dispatched [3]atomic.Uint64 // by class
 	waited     [3]atomic.Int64  // nanoseconds in all
 	left       atomic.Uint64
+	lately     lately
 }
 
 func newQueueCounts() *queueCounts { return &queueCounts{refused: zeros(admission.Reasons())} }
 
 func (c *queueCounts) observe(e admission.Event) {
+	c.lately.add(e, time.Now())
 	switch {
 	case e.Left:
 		c.left.Add(1)
@@ -66,7 +67,7 @@ func (c *batchCounts) observe(e upstream.BatchEvent) {
 }
 
 // newQueue makes the queue in front of u's pool, which need not be there yet.
-func (g *Gateway) newQueue(u *upstreamSetup, c *config.Config) (*admission.Queue, error) {
+func (g *Gateway) newQueue(u *upstreamSetup) (*admission.Queue, error) {
 	o := admission.Options{
 		Limits:   admission.Limits{Min: u.config.Concurrency.Min, Max: u.config.Concurrency.Max},
 		MaxQueue: int(orNone(u.config.Queue.Max)),
@@ -77,8 +78,16 @@ func (g *Gateway) newQueue(u *upstreamSetup, c *config.Config) (*admission.Queue
 		Open:      func(target int, now time.Time) bool { return u.pool.Open(target, now) },
 		OpensAt:   func(now time.Time) time.Time { return u.pool.OpensAt(now) },
 		Pauses:    func(target int, now time.Time) bool { return u.pool.Pauses(target, now) },
-		Instances: func() int { return g.counts.instances(c) },
-		Observe:   u.counts.observe,
+		Instances: g.counts.instances,
+		Observe: func(e admission.Event) {
+			u.counts.observe(e)
+			if !e.Left {
+				g.figures.Queued(u.name, string(e.Reason), e.Wait)
+			}
+			if !e.Left && e.Reason == "" {
+				g.metrics.Admitted(u.name, e.Wait)
+			}
+		},
 	}
 	if slo := u.config.SLO; slo != nil {
 		o.SLO = admission.SLO{TTFT: slo.TTFT, TPOT: slo.TPOT}
@@ -98,7 +107,7 @@ func engineState(q *admission.Queue) func(int, upstream.EngineState) {
 }
 
 // exportQueue makes an upstream's metrics of its queue and its targets.
-func (u *upstreamSetup) exportQueue(m *telemetry.Metrics) error {
+func (u *upstreamSetup) exportQueue(m exporter) error {
 	gauge := func(name, help string, f func(admission.Stats) float64, labels ...string) error {
 		return m.GaugeFunc(name, help, func() float64 { return f(u.queue.Stats()) }, append(labels, "upstream", u.name)...)
 	}
@@ -126,10 +135,7 @@ func (u *upstreamSetup) exportQueue(m *telemetry.Metrics) error {
 		counter("weir_admission_left_total", "Requests whose client left while they waited.", func() float64 { return float64(u.counts.left.Load()) }),
 	}
 	if u.batcher != nil {
-		errs = append(errs,
-			counter("weir_upstream_batch_calls_total", "Calls that joined the requests of several callers, or could have.", func() float64 { return float64(u.batches.calls.Load()) }),
-			counter("weir_upstream_batch_requests_total", "Requests in those calls.", func() float64 { return float64(u.batches.members.Load()) }),
-			counter("weir_upstream_batch_items_total", "Items in those calls.", func() float64 { return float64(u.batches.items.Load()) }))
+		errs = append(errs, u.exportBatches(m))
 	}
 	for reason, n := range u.counts.refused {
 		errs = append(errs, counter("weir_admission_refused_total", "Requests that the queue refused, and why.",
@@ -144,4 +150,15 @@ func (u *upstreamSetup) exportQueue(m *telemetry.Metrics) error {
 				func() float64 { return time.Duration(u.counts.waited[class].Load()).Seconds() }, "class", name))
 	}
 	return errors.Join(errs...)
+}
+
+// exportBatches makes the metrics of what was put together.
+func (u *upstreamSetup) exportBatches(m exporter) error {
+	counter := func(name, help string, n *atomic.Uint64) error {
+		return m.CounterFunc(name, help, func() float64 { return float64(n.Load()) }, "upstream", u.name)
+	}
+	return errors.Join(
+		counter("weir_upstream_batch_calls_total", "Calls that joined the requests of several callers, or could have.", &u.batches.calls),
+		counter("weir_upstream_batch_requests_total", "Requests in those calls.", &u.batches.members),
+		counter("weir_upstream_batch_items_total", "Items in those calls.", &u.batches.items))
 }

@@ -27,12 +27,15 @@ func (x *exchange) reserve() error {
 // reserveHit is reserve for a request that may be answered from the cache, where
 // that is charged, too: it takes everything but slots, which only calls hold.
 func (x *exchange) reserveHit() error {
-	x.listTakes(func(t *ratelimit.Take) {
-		if t.Policy.Concurrent == 0 {
-			x.fill(t)
-		}
-	})
+	x.listTakes(x.fillHit)
 	return x.take(x.takes)
+}
+
+// fillHit is fill for what a hit costs, too.
+func (x *exchange) fillHit(t *ratelimit.Take) {
+	if t.Policy.Concurrent == 0 {
+		x.fill(t)
+	}
 }
 
 // holdSlots takes the slots that reserveHit left out.
@@ -91,7 +94,7 @@ func (x *exchange) take(takes []ratelimit.Take) error {
 	if p == nil {
 		return errors.New("the store of quotas refused without a reason")
 	}
-	x.policy = p.Violated[0]
+	x.notePolicy(p.Violated[0], takes)
 	return p
 }
 
@@ -109,7 +112,7 @@ func (x *exchange) countDecisions(takes []ratelimit.Take) {
 		case t.Policy.Shadow:
 			decision = telemetry.ResultShadow
 			if x.shadow == "" {
-				x.shadow = t.Policy.Name
+				x.shadow, x.scopes[1] = t.Policy.Name, t.Policy.Scope
 			}
 		default:
 			decision = telemetry.ResultDenied

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -461,6 +462,17 @@ func policiesOf(t *testing.T, texts ...string) []config.Policy {
 	return list
 }
 
+// setPolicies changes the policies of a plan. It returns whether the database keeps them.
+func setPolicies(t *testing.T, g *gateway.Gateway, plan string, policies []config.Policy) bool {
+	t.Helper()
+	doc := `{"policies": ` + string(config.PoliciesJSON(policies, plan)) + `}`
+	c, err := g.Edit(t.Context(), config.Edit{Kind: "plan", Name: plan, Doc: []byte(doc)}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Kept
+}
+
 func TestAChangedPlanKeepsTheDebt(t *testing.T) {
 	w := start(t, `
 plans: {default: {policies: [10/hour]}}
@@ -472,9 +484,7 @@ routes: [{match: {path: /*}, upstream: u}]
 	}
 	change := func(texts ...string) {
 		t.Helper()
-		if _, err := w.gateway.SetPolicies("default", policiesOf(t, texts...)); err != nil {
-			t.Fatal(err)
-		}
+		setPolicies(t, w.gateway, "default", policiesOf(t, texts...))
 	}
 	change("5/hour")
 	if a := w.send("GET", "/", ""); a.status != 429 {
@@ -492,7 +502,7 @@ routes: [{match: {path: /*}, upstream: u}]
 	if a := w.send("GET", "/", ""); a.header.Get("RateLimit-Policy") != `"default";q=1000;w=60, "default-2";q=7;w=3600` {
 		t.Errorf("%v", a.header)
 	}
-	if _, err := w.gateway.SetPolicies("gold", nil); err != gateway.ErrNoPlan {
+	if _, err := w.gateway.Edit(t.Context(), config.Edit{Kind: "plan", Name: "gold", Doc: []byte(`{"policies": []}`)}, "test"); !errors.Is(err, gateway.ErrNoSuch) {
 		t.Errorf("a plan that is not there: %v", err)
 	}
 	if got := w.metric(`weir_ratelimit_decisions_total{policy="default-2",result="allowed",scope="plan:default"}`); got == "" {

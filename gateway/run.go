@@ -45,6 +45,7 @@ func (g *Gateway) runJob(ctx context.Context, r *http.Request) (*http.Response, 
 	}
 	if !x.setup.bodies.take(int64(cap(x.body))) {
 		x.chosen.upstream.jobsPaused.Store(time.Now().Add(time.Second).UnixNano())
+		g.leave(x.setup)
 		return nil, &job.NotNow{After: time.Second, Err: errBodies}
 	}
 	go x.serveRun() // whoever reads the answer waits for it
@@ -62,9 +63,10 @@ func (g *Gateway) runJob(ctx context.Context, r *http.Request) (*http.Response, 
 }
 
 func (g *Gateway) newRun(ctx context.Context, r *http.Request, attempt *job.Attempt) (*exchange, error) {
-	s, j := g.setup.Load(), attempt.Job
+	s, j := g.enter(), attempt.Job
 	rt := s.route(j.Route)
 	if rt == nil || rt.upstream.pool == nil {
+		g.leave(s)
 		return nil, fmt.Errorf("route %q: %w", j.Route, errNoRoute)
 	}
 	kept := readAccount(attempt.Account)
@@ -85,6 +87,7 @@ func (g *Gateway) newRun(ctx context.Context, r *http.Request, attempt *job.Atte
 	x.r.Header["X-Request-Id"] = []string{x.id}
 	x.r.Body, x.r.ContentLength = http.NoBody, 0
 	x.w = &response{ResponseWriter: x.run, exchange: x}
+	x.trace = g.otlp.Start(x.r, x.started)
 	x.read(rt)
 	if len(attempt.Account) == 0 {
 		// It had ended, was settled, and is to run again: what it uses from now on is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/inferweir/weir/ratelimit"
@@ -22,8 +23,9 @@ type spending interface {
 // whoever calls seedBudgets.
 type seeds struct {
 	scopes map[string]bool
-	done   bool      // all that were there at the start
-	said   time.Time // when the log said last that it did not work
+	done   bool        // all that were there at the start
+	again  atomic.Bool // there may be others
+	said   time.Time   // when the log said last that it did not work
 }
 
 // seedBudgets charges each budget with what its callers have spent in the window that

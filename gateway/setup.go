@@ -1,10 +1,9 @@
 package gateway
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -24,10 +23,14 @@ import (
 const builtinTarget = "builtin:"
 
 // setup is a configuration made ready to serve. It does not change: a request
-// keeps the one that it started with.
+// keeps the one that it started with. What it has in common with the one before it
+// lives on from setup to setup: see held.
 type setup struct {
+	users     atomic.Int64 // requests, and being the present one
+	holds     []*held
 	config    *config.Config
 	callers   *auth.Authenticator
+	calling   *held // callers
 	plans     map[string][]policy
 	shares    map[string]share      // of the queues, by plan
 	overrides map[string]override   // by caller
@@ -36,23 +39,34 @@ type setup struct {
 	routes    []*route
 	counts    ratelimit.Store
 	bodies    *bodies
+	mostBody  int64 // what all bodies together may take
+	moved     moved
 	// answerTimeout is how long a client may take for its request and answer
 	// together: longer than any upstream may.
 	answerTimeout time.Duration
 	plain         *dialect.Dialect // for what is said where no route is known
 }
 
+// upstreamSetup is an upstream as one setup has it.
 type upstreamSetup struct {
-	name    string
-	pool    *upstream.Pool
+	*upstreamWorks
 	dialect *dialect.Dialect
 	bases   []string // the paths before the request's, each once; at least one
 	config  config.Upstream
-	fields  http.Header      // that replace the callers'
+	fields  http.Header // that replace the callers'
+}
+
+// upstreamWorks is what of an upstream lives on from setup to setup, as long as nothing
+// changes that it cannot take.
+type upstreamWorks struct {
+	*held
+	name    string
+	made    config.Upstream // what it was made of: see lasting
+	pool    *upstream.Pool
 	queue   *admission.Queue // nil where pool is
 	counts  *queueCounts
 	batcher *upstream.Batcher[*dialect.Call] // nil: calls go alone
-	batches batchCounts
+	batches *batchCounts
 
 	jobsPlaced atomic.Int64 // that have a place, or had one and are not over
 	jobsPaused atomic.Int64 // until when none is claimed, in Unix nanoseconds
@@ -78,9 +92,12 @@ type route struct {
 	upstream *upstreamSetup
 	policies []policy
 	cache    *cache.Cache // nil: off
-	reads    bool         // what requests ask for
-	manages  bool         // its path names calls that change the model server itself
-	config   config.Route
+	caching  *heldCache   // nil where cache is
+	// lifetimes are those of the cache.
+	lifetimes cache.Lifetimes
+	reads     bool // what requests ask for
+	manages   bool // its path names calls that change the model server itself
+	config    config.Route
 }
 
 // pattern is a text, or with a * at its end the beginning of one. The empty
@@ -94,50 +111,15 @@ func (p pattern) fits(s string) bool {
 	return p == "" || string(p) == s
 }
 
-func (g *Gateway) build(c *config.Config) (*setup, error) {
-	s := &setup{
-		config:    c,
-		upstreams: map[string]*upstreamSetup{},
-		counts:    g.counts.store,
-		plain:     dialect.Plain(),
-		bodies:    &bodies{max: leastForBodies},
-		// For whoever only decides.
-		answerTimeout: time.Minute,
+// buildCallers makes what finds out who is calling, or takes it over: with the keys of
+// the tokens' issuer, and the tokens that were found valid.
+func (g *Gateway) buildCallers(s, was *setup) error {
+	c := s.config
+	if was.callers != nil && sameCallers(c.Callers, was.config.Callers) {
+		s.callers, s.calling = was.callers, was.calling
+		s.holds = append(s.holds, s.calling)
+		return nil
 	}
-	var errs []error
-	add := func(err error) {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	add(g.buildCallers(s, c))
-	add(s.buildPlans(c.Plans))
-	add(s.buildShares(c.Plans))
-	for name, u := range c.Upstreams {
-		add(g.buildUpstream(s, name, u))
-		s.answerTimeout = max(s.answerTimeout, u.Queue.MaxWait+u.Timeouts.Total+time.Minute)
-	}
-	for _, r := range c.Routes {
-		s.bodies.max = max(s.bodies.max, 2*int64(r.MaxBody))
-		add(s.buildRoute(r, g.answers))
-	}
-	if err := errors.Join(errs...); err != nil {
-		s.closeUpstreams()
-		return nil, err
-	}
-	needsModel := s.needsModel()
-	for _, r := range s.routes {
-		// A plain body is read only where something depends on it: it may be long.
-		r.reads = needsModel || r.cache != nil || r.upstream.dialect.Name() != s.plain.Name()
-	}
-	if err := s.exportGauges(g.metrics); err != nil {
-		s.closeUpstreams()
-		return nil, err
-	}
-	return s, nil
-}
-
-func (g *Gateway) buildCallers(s *setup, c *config.Config) error {
 	keys := make([]auth.Key, len(c.Callers.Keys))
 	for i, k := range c.Callers.Keys {
 		keys[i] = auth.Key{Caller: k.Caller, Key: k.Key, Plan: k.Plan}
@@ -151,6 +133,7 @@ func (g *Gateway) buildCallers(s *setup, c *config.Config) error {
 		stored = g.data.db.Keys().Find
 	}
 	a, err := auth.New(auth.Options{
+		After:          was.callers,
 		Stored:         stored,
 		JWT:            jwt,
 		Allow:          c.Callers.Allow,
@@ -167,7 +150,16 @@ func (g *Gateway) buildCallers(s *setup, c *config.Config) error {
 		return fmt.Errorf("callers: %w", err)
 	}
 	s.callers = a
+	s.calling = &held{close: func() { _ = a.Close() }} // which is always nil
+	s.holds = append(s.holds, s.calling)
 	return nil
+}
+
+// sameCallers reports whether callers are found in the same way. What else they have in
+// place of their plan is the plans'.
+func sameCallers(a, b config.Callers) bool {
+	a.Overrides, b.Overrides = nil, nil
+	return reflect.DeepEqual(a, b)
 }
 
 // route is the one of a name, nil if there is none.
@@ -177,33 +169,6 @@ func (s *setup) route(name string) *route {
 			return r
 		}
 	}
-	return nil
-}
-
-func (g *Gateway) buildUpstream(s *setup, name string, u config.Upstream) error {
-	d, err := newDialect(u.Dialect)
-	if err != nil {
-		return fmt.Errorf("upstreams.%s: %w", name, err)
-	}
-	us := &upstreamSetup{name: name, dialect: d, config: u, fields: http.Header{}, counts: newQueueCounts()}
-	for name, value := range u.SetHeaders {
-		us.fields.Set(name, value)
-	}
-	if us.queue, err = g.newQueue(us, s.config); err != nil {
-		return fmt.Errorf("upstreams.%s: %w", name, err)
-	}
-	options, err := us.poolOptions(g.options)
-	if err == nil {
-		options.Observe = func(e upstream.Event) { g.metrics.Upstream(name, result(e.Result), e.FirstByte, e.Total) }
-		options.OnTarget = g.targetChanged(name)
-		us.pool, err = upstream.New(options)
-	}
-	if err != nil {
-		us.queue.Close()
-		return fmt.Errorf("upstreams.%s: %w", name, err)
-	}
-	us.batcher = us.newBatcher(s.largestBody(name))
-	s.upstreams[name] = us
 	return nil
 }
 
@@ -222,6 +187,7 @@ func (s *setup) largestBody(name string) int64 {
 func (g *Gateway) targetChanged(name string) func(upstream.TargetEvent) {
 	return func(e upstream.TargetEvent) {
 		log := g.Logger().With("upstream", name, "target", e.Target)
+		g.noteTarget(name, e)
 		switch e.What {
 		case upstream.TargetOpened:
 			log.Warn("a target is left out: too many requests in a row failed")
@@ -268,9 +234,6 @@ func (us *upstreamSetup) poolOptions(o Options) (upstream.Options, error) {
 	}
 	for _, t := range u.Targets {
 		target := upstream.Target{URL: t.URL, Weight: t.Weight}
-		if at, err := url.Parse(t.URL); err == nil && !slices.Contains(us.bases, strings.TrimSuffix(at.Path, "/")) {
-			us.bases = append(us.bases, strings.TrimSuffix(at.Path, "/"))
-		}
 		if t.URL == builtinTarget {
 			if o.Models == nil {
 				return upstream.Options{}, fmt.Errorf("target %q: this program has no built-in models", t.URL)
@@ -280,27 +243,6 @@ func (us *upstreamSetup) poolOptions(o Options) (upstream.Options, error) {
 		options.Targets = append(options.Targets, target)
 	}
 	return options, nil
-}
-
-// engineFailures is how often the metrics of all targets could not be read.
-func (u *upstreamSetup) engineFailures() (n int64) {
-	for i := range u.pool.Targets() {
-		n += u.pool.EngineFailures(i)
-	}
-	return n
-}
-
-// closeUpstreams stops what runs for them, and waits.
-func (s *setup) closeUpstreams() {
-	for _, u := range s.upstreams {
-		if u.queue != nil {
-			u.queue.Close()
-			if u.batcher != nil {
-				u.batcher.Close()
-			}
-			u.pool.Close()
-		}
-	}
 }
 
 func newDialect(name string) (*dialect.Dialect, error) {
@@ -341,43 +283,6 @@ func result(r string) string {
 	return r
 }
 
-func (s *setup) buildRoute(c config.Route, answers *answers) error {
-	path, prefix := strings.CutSuffix(c.Match.Path, "*")
-	r := &route{
-		name:     c.Name,
-		path:     path,
-		prefix:   prefix,
-		methods:  c.Match.Methods,
-		upstream: s.upstreams[c.Upstream],
-		config:   c,
-	}
-	if slices.Contains(r.methods, http.MethodGet) && !slices.Contains(r.methods, http.MethodHead) {
-		r.methods = append(slices.Clone(r.methods), http.MethodHead)
-	}
-	if c.Upstream == "" && s.config.Decide != nil {
-		r.upstream = &upstreamSetup{dialect: s.plain, bases: []string{""}}
-	}
-	if r.upstream == nil {
-		return fmt.Errorf("route %q: upstream %q is not there", c.Name, c.Upstream)
-	}
-	r.model = pattern(r.upstream.dialect.Canonical(c.Match.Model))
-	r.manages = r.upstream.manages(path)
-	var err error
-	if r.policies, err = prepare("route:"+c.Name, c.Policies); err != nil {
-		return err
-	}
-	if n := s.mostPolicies() + len(r.policies); n > ratelimit.MaxTakes {
-		return fmt.Errorf("route %q: %d policies with those of a plan: want at most %d", c.Name, n, ratelimit.MaxTakes)
-	}
-	if c.Cache.Mode != cacheOff {
-		if r.cache, err = cache.New(s.cacheOptions(c, answers)); err != nil {
-			return fmt.Errorf("route %q: %w", c.Name, err)
-		}
-	}
-	s.routes = append(s.routes, r)
-	return nil
-}
-
 func (s *setup) needsModel() bool {
 	for _, policies := range s.plans {
 		if byModel(policies) {
@@ -416,20 +321,4 @@ func labels(c *config.Config) telemetry.Labels {
 		l.Policies["route:"+r.Name] = append(l.Policies["route:"+r.Name], policyNames(r.Policies)...)
 	}
 	return l
-}
-
-func (s *setup) exportGauges(m *telemetry.Metrics) error {
-	errs := []error{
-		m.GaugeFunc("weir_gateway_body_bytes", "Bytes of request bodies in memory.", func() float64 { return float64(s.bodies.held.Load()) }),
-	}
-	for name, u := range s.upstreams {
-		errs = append(errs, m.GaugeFunc("weir_upstream_requests_in_flight", "Requests at the upstream now.",
-			func() float64 { return float64(u.pool.InFlight()) }, "upstream", name),
-			m.GaugeFunc("weir_upstream_targets_closed", "Targets that may be given nothing now: their breaker is open, their probes fail, or they asked for a pause.",
-				func() float64 { return float64(u.pool.Closed()) }, "upstream", name),
-			m.CounterFunc("weir_upstream_engine_failures_total", "Readings of the targets' engine metrics that failed. It stays 0 where none are configured.",
-				func() float64 { return float64(u.engineFailures()) }, "upstream", name),
-			u.exportQueue(m))
-	}
-	return errors.Join(errs...)
 }

@@ -43,5 +43,5 @@ func (x *exchange) tunnel() error {
 	}
 	x.called = true
 	x.r.Body, x.r.ContentLength, x.r.TransferEncoding = http.NoBody, 0, nil
-	return x.chosen.upstream.pool.Upgrade(x.w, x.r, upstream.Call{Seat: x.seat(slot), Seats: seats{x}})
+	return x.chosen.upstream.pool.Upgrade(x.w, x.r, upstream.Call{Seat: x.seat(slot), Seats: seats{x}, Sending: x.sending()})
 }

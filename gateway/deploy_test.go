@@ -1,0 +1,320 @@
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/inferweir/weir/storetest"
+)
+
+// everything is a gateway that has a metric of each kind.
+const everything = `
+telemetry: {otlp: {endpoint: "COLLECTOR"}}
+store: {url: "REDIS", deadline: 1s}
+database: {url: "sqlite:DIR/weir.db"}
+blobs: {url: "dir:DIR/blobs", signing_key: 0123456789abcdef0123456789abcdef}
+cache: {tiers: [memory, dir], dir: {path: "DIR/cache"}}
+plans: {default: {policies: [{name: few, quota: 20, window: 1h}, {name: two, concurrent: 2}]}}
+upstreams:
+  llm: {targets: ["%s"], dialect: openai, probe: {path: /health}, engine: {metrics: /metrics, kind: vllm}, batch: {max_size: 4}}
+routes:
+- {name: chat, match: {path: /v1/chat/completions}, upstream: llm, respond_async: allowed, cache: {mode: inference, ttl: 1m, only: all}}
+- {name: all, match: {path: /*}, upstream: llm}
+`
+
+// series is one line of the page: a name and labels.
+type series struct {
+	name   string
+	labels map[string]string
+}
+
+// page reads the text format.
+func page(t *testing.T, text string) []series {
+	t.Helper()
+	var all []series
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		s := series{labels: map[string]string{"job": "weir", "instance": "127.0.0.1:8081"}} // Prometheus's own
+		if at := strings.IndexByte(line, '{'); at >= 0 {
+			name = line[:at]
+			for _, m := range regexp.MustCompile(`([a-z_]+)="((?:[^"\\]|\\.)*)"`).FindAllStringSubmatch(line[at:], -1) {
+				s.labels[m[1]] = m[2]
+			}
+		}
+		s.name = name
+		all = append(all, s)
+	}
+	return all
+}
+
+// queries are all that the files of deploy ask of Prometheus, by where they do.
+func queries(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, name := range []string{"rules.yml", "alerts.yml"} {
+		var file struct {
+			Groups []struct {
+				Name  string
+				Rules []struct {
+					Record, Alert, Expr string
+					Labels, Annotations map[string]string
+				}
+			}
+		}
+		if err := yaml.Unmarshal([]byte(deployed(t, "prometheus/"+name)), &file); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, g := range file.Groups {
+			for _, r := range g.Rules {
+				all[name+" "+r.Record+r.Alert] = r.Expr
+				if r.Alert != "" && (r.Annotations["summary"] == "" || r.Annotations["description"] == "" || !slices.Contains([]string{"page", "ticket"}, r.Labels["severity"])) {
+					t.Errorf("%s: %s: want a summary, a description and a severity", name, r.Alert)
+				}
+			}
+		}
+	}
+	var board any
+	if err := json.Unmarshal([]byte(deployed(t, "grafana/weir.json")), &board); err != nil {
+		t.Fatal(err)
+	}
+	dig(board, "weir.json", all)
+	if len(all) < 90 {
+		t.Fatalf("found only %d queries", len(all))
+	}
+	return all
+}
+
+// dig finds the queries of a dashboard, wherever they are.
+func dig(v any, at string, all map[string]string) {
+	switch v := v.(type) {
+	case map[string]any:
+		if title, ok := v["title"].(string); ok {
+			at += " " + title
+		}
+		for key, one := range v {
+			text, isText := one.(string)
+			switch {
+			case isText && key == "expr":
+				all[fmt.Sprint(at, " ", v["refId"])] = text
+			case isText && key == "definition":
+				all[fmt.Sprint(at, " ", v["name"])] = text
+			default:
+				dig(one, at, all)
+			}
+		}
+	case []any:
+		for _, one := range v {
+			dig(one, at, all)
+		}
+	}
+}
+
+func deployed(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile("../deploy/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestDeployAsksForWhatThereIs compares every query of deploy, and the table of metrics
+// in the docs, with the page of a gateway that has all features.
+func TestDeployAsksForWhatThereIs(t *testing.T) {
+	w := startEverything(t)
+	rec := httptest.NewRecorder()
+	w.gateway.Metrics().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	there := map[string][]series{}
+	for _, s := range page(t, rec.Body.String()) {
+		there[s.name] = append(there[s.name], s)
+	}
+	there["up"] = []series{{"up", map[string]string{"job": "weir", "instance": ""}}}
+	asked := queries(t)
+	for at, query := range asked {
+		if err := checkQuery(query, there, asked); err != nil {
+			t.Errorf("%s: %v\n%s", at, err, query)
+		}
+	}
+	docs, err := os.ReadFile("../docs/observability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(rec.Body.String(), "\n") {
+		rest, ok := strings.CutPrefix(line, "# TYPE weir_")
+		if !ok {
+			continue
+		}
+		name, _, _ := strings.Cut(rest, " ")
+		if !strings.Contains(string(docs), "`weir_"+name+"`") {
+			t.Errorf("docs/observability.md does not have `weir_%s`", name)
+		}
+	}
+	for _, name := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)`").FindAllStringSubmatch(string(docs), -1) {
+		if there[name[1]] == nil && there[name[1]+"_count"] == nil {
+			t.Errorf("docs/observability.md has %s, which is not there", name[1])
+		}
+	}
+}
+
+// checkQuery finds what a query asks for that is not there. It knows no more of PromQL
+// than names, selectors, groupings and brackets.
+func checkQuery(query string, there map[string][]series, asked map[string]string) error {
+	quoted := regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	bare := quoted.ReplaceAllString(query, `""`)
+	for _, pair := range []string{"()", "{}", "[]"} {
+		if strings.Count(bare, pair[:1]) != strings.Count(bare, pair[1:]) {
+			return fmt.Errorf("its %s are not in pairs", pair)
+		}
+	}
+	labels := map[string]bool{"le": true, "job": true, "instance": true}
+	for _, m := range regexp.MustCompile(`([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[^}]*\})?`).FindAllStringSubmatch(strings.ReplaceAll(query, "$__", ""), -1) {
+		name, selector := m[1], m[2]
+		if strings.Contains(name, ":") {
+			if asked["rules.yml "+name] == "" {
+				return fmt.Errorf("there is no rule %s", name)
+			}
+			continue
+		}
+		if !strings.HasPrefix(name, "weir_") && !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") && name != "up" {
+			continue
+		}
+		if len(there[name]) == 0 {
+			return fmt.Errorf("there is no metric %s", name)
+		}
+		for _, s := range there[name] {
+			for label := range s.labels {
+				labels[label] = true
+			}
+		}
+		if err := checkSelector(selector, there[name]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for _, m := range regexp.MustCompile(`\bby \(([^)]*)\)`).FindAllStringSubmatch(bare, -1) {
+		for label := range strings.SplitSeq(m[1], ",") {
+			if label = strings.TrimSpace(label); !labels[label] {
+				return fmt.Errorf("none of its metrics has the label %s", label)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile(`([a-zA-Z_]+)\s*\(`).FindAllStringSubmatch(bare, -1) {
+		if !slices.Contains([]string{"sum", "rate", "by", "max", "min", "count", "topk", "histogram_quantile", "increase", "changes", "label_values", "and", "or"}, m[1]) {
+			return fmt.Errorf("%s is no function that is known here", m[1])
+		}
+	}
+	return nil
+}
+
+// checkSelector wants of each matcher that a series has its label, and that some have,
+// and some have not, the value: what fits nothing or does nothing is a mistake.
+func checkSelector(selector string, all []series) error {
+	for _, m := range regexp.MustCompile(`([a-z_]+)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"`).FindAllStringSubmatch(selector, -1) {
+		label, op, value := m[1], m[2], m[3]
+		values := map[string]bool{}
+		for _, s := range all {
+			if v, ok := s.labels[label]; ok {
+				values[v] = true
+			}
+		}
+		if len(values) == 0 {
+			return fmt.Errorf("it has no label %s", label)
+		}
+		if strings.HasPrefix(value, "$") {
+			continue // a variable of the dashboard
+		}
+		parts := []string{regexp.QuoteMeta(value)}
+		if strings.HasSuffix(op, "~") {
+			parts = strings.Split(value, "|") // each must be there
+		}
+		for _, part := range parts {
+			one, err := regexp.Compile("^(?:" + part + ")$")
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(keysOf(values), one.MatchString) {
+				return fmt.Errorf("no %s is %s, they are %q", label, part, keysOf(values))
+			}
+		}
+	}
+	return nil
+}
+
+func keysOf(m map[string]bool) []string {
+	var all []string
+	for key := range m {
+		all = append(all, key)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// startEverything starts a gateway with all features and sends what makes its metrics.
+func startEverything(t *testing.T) *weir {
+	t.Helper()
+	_, collector := newOTLPCollector(t)
+	redis := storetest.Redis(t)
+	yaml := strings.NewReplacer("COLLECTOR", collector, "REDIS", redis.URL(), "DIR", t.TempDir()).Replace(everything)
+	w := start(t, yaml, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/broken":
+			w.WriteHeader(http.StatusInternalServerError)
+		case r.URL.Path == "/busy":
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case strings.HasPrefix(r.URL.Path, "/v1/"):
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = fmt.Fprint(w, `{"model":"llama","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}`)
+		}
+	})).connected()
+	const chat, body = "/v1/chat/completions", `{"model":"llama","messages":[{"role":"user","content":"Hi"}]}`
+	f := func(method, path, body string, want int, header ...string) {
+		t.Helper()
+		if a := w.send(method, path, body, header...); a.status != want {
+			t.Fatalf("%s %s: %d %s, want %d", method, path, a.status, a.body, want)
+		}
+	}
+	f("POST", chat, body, 200)
+	f("POST", chat, body, 200) // from the cache
+	f("POST", chat, strings.Replace(body, "Hi", "Later", 1), 202, "Prefer", "respond-async")
+	f("GET", "/broken", "", 500)
+	f("GET", "/busy", "", 503)
+	for range 30 { // more than the plan allows
+		w.send("GET", "/", "")
+	}
+	f("GET", "/", "", 429)
+	w.until(func() bool { return w.metric(`weir_job_ended_total{state="completed"}`) == "1" })
+	return w
+}
+
+func TestQueriesThatAskForWhatIsNotThere(t *testing.T) {
+	there := map[string][]series{
+		"weir_a_total": {{"weir_a_total", map[string]string{"result": "ok"}}, {"weir_a_total", map[string]string{"result": "500"}}},
+	}
+	asked := map[string]string{"rules.yml r:weir_a:rate5m": "x"}
+	f := func(query, want string) {
+		t.Helper()
+		err := checkQuery(query, there, asked)
+		if got := fmt.Sprint(err); got != want && (err != nil || want != "") {
+			t.Errorf("%s: %v, want %s", query, err, want)
+		}
+	}
+	f(`sum by (result) (rate(weir_a_total{result=~"ok|5.."}[5m])) / r:weir_a:rate5m`, "")
+	f(`sum(rate(weir_b_total[5m]))`, "there is no metric weir_b_total")
+	f(`sum(rate(weir_a_total{reslut="ok"}[5m]))`, "weir_a_total: it has no label reslut")
+	f(`sum(rate(weir_a_total{result=~"ok|4.."}[5m]))`, `weir_a_total: no result is 4.., they are ["500" "ok"]`)
+	f(`sum by (route) (rate(weir_a_total[5m]))`, "none of its metrics has the label route")
+	f(`sum(rate(weir_a_total[5m])`, "its () are not in pairs")
+	f(`average(weir_a_total)`, "average is no function that is known here")
+	f(`r:weir_b:rate5m`, "there is no rule r:weir_b:rate5m")
+}
