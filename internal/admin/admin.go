@@ -28,13 +28,23 @@ func Handler(g *gateway.Gateway, c config.Admin) http.Handler {
 }
 
 func handler(g *gateway.Gateway, p purger, c config.Admin) http.Handler {
-	plans := plans{g}
 	caches := caches{p, g.Logger()}
 	api := http.NewServeMux()
-	api.Handle("/api/v1/plans", methods{http.MethodGet: plans.list})
-	api.Handle("/api/v1/plans/{name}", methods{http.MethodGet: plans.show, http.MethodPatch: plans.change, http.MethodDelete: plans.drop})
+	for _, e := range []edits{planEdits(g), routeEdits(g), upstreamEdits(g)} {
+		api.Handle("/api/v1/"+e.kind+"s", e.all())
+		api.Handle("/api/v1/"+e.kind+"s/{name...}", e.one()) // a route's may have slashes
+	}
+	configuration := configuration{g}
+	api.Handle("/api/v1/config", methods{http.MethodGet: configuration.show})
+	api.Handle("/api/v1/reload", methods{http.MethodPost: configuration.reload})
+	api.Handle("/api/v1/audit", methods{http.MethodGet: configuration.audit})
+	streams := newStreams(g)
+	live := &live{gateway: g, streams: streams}
+	api.Handle("/api/v1/snapshot", methods{http.MethodGet: live.snapshot})
+	api.Handle("/api/v1/events", methods{http.MethodGet: live.events})
+	api.Handle("/api/v1/explain", methods{http.MethodPost: explains{g}.explain})
 	api.Handle("/api/v1/cache/purge", methods{http.MethodPost: caches.purge})
-	keys := Keys(KeysOptions{Keys: storedKeys(g), Plans: g.Plans, By: remote, Log: g.Logger()})
+	keys := Keys(KeysOptions{Keys: storedKeys(g), Plans: g.Plans, By: remote, Log: g.Logger(), Note: g.Note})
 	api.Handle("/api/v1/keys", keys)
 	api.Handle("/api/v1/keys/", keys)
 	api.Handle("/api/v1/usage", methods{http.MethodGet: newUsage(g.Database(), g.Logger()).show})
@@ -44,14 +54,18 @@ func handler(g *gateway.Gateway, p purger, c config.Admin) http.Handler {
 	}
 	api.Handle("/api/v1/jobs", jobs)
 	api.Handle("/api/v1/jobs/", jobs)
-	api.Handle("/", notFound("want /api/v1/plans, /api/v1/plans/NAME, /api/v1/keys, /api/v1/usage, /api/v1/jobs or /api/v1/cache/purge."))
+	api.Handle("/", notFound("below /api/v1/ want plans, routes, upstreams, config, reload, audit, snapshot, events, explain, keys, usage, jobs or cache/purge."))
 
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", g.Metrics())
 	mux.Handle("/healthz", g.Live())
 	mux.Handle("/readyz", g.Ready())
-	mux.Handle("/api/", newGuard(g, c.Token).before(api))
-	mux.Handle("/", notFound("want /metrics, /healthz, /readyz, /api/v1/plans, /api/v1/keys, /api/v1/usage, /api/v1/jobs or /api/v1/cache/purge."))
+	guard := newGuard(g, c.Token)
+	mux.Handle("/api/", guard.before(api))
+	mux.Handle("/debug/", guard.before(newProfiles()))
+	if err := handleDashboard(mux, g, guard, streams); err != nil {
+		g.Logger().Error("there is no dashboard", "error", err.Error())
+	}
 	return mux
 }
 

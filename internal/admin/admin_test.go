@@ -122,17 +122,24 @@ func equal(t *testing.T, got, want any) {
 // said is the status and the body of an answer.
 func said(rec *httptest.ResponseRecorder) [2]any { return [2]any{rec.Code, rec.Body.String()} }
 
+// fivePerMinute is the plan default of twoPlans, and rest what follows the policies of the
+// other.
+const (
+	rest          = `,"weight":1,"priority":"standard"}`
+	fivePerMinute = `{"policies":["5/minute"]` + rest
+)
+
 func TestPlans(t *testing.T) {
 	const pro = `["300/minute","20000 tokens/minute",{"name":"daily","quota":1000,"window":"1d","unit":"requests","by":"ip","burst":1000,"algorithm":"token_bucket"}]`
 	t.Run("shows all plans as the configuration has them", func(t *testing.T) {
 		o := open(t, twoPlans, "")
 		got := o.ask("GET", "/api/v1/plans", "")
-		equal(t, said(got), [2]any{200, `{"plans":{"default":{"policies":["5/minute"]},"pro":{"policies":` + pro + "}}}\n"})
+		equal(t, said(got), [2]any{200, `{"plans":{"default":` + fivePerMinute + `,"pro":{"policies":` + pro + rest + "}}\n"})
 		equal(t, [2]string{got.Header().Get("Content-Type"), got.Header().Get("Cache-Control")}, [2]string{"application/json", "no-store"})
 	})
 	t.Run("shows one plan", func(t *testing.T) {
 		o := open(t, twoPlans, "")
-		equal(t, said(o.ask("GET", "/api/v1/plans/pro", "")), [2]any{200, `{"policies":` + pro + "}\n"})
+		equal(t, said(o.ask("GET", "/api/v1/plans/pro", "")), [2]any{200, `{"policies":` + pro + rest + "\n"})
 	})
 	t.Run("shows that there are none", func(t *testing.T) {
 		_, noPlans, _ := strings.Cut(twoPlans, "window: 24h, by: ip}]}")
@@ -143,14 +150,21 @@ func TestPlans(t *testing.T) {
 	t.Run("takes back what it shows", func(t *testing.T) {
 		o := open(t, twoPlans, "")
 		shown := o.ask("GET", "/api/v1/plans/pro", "").Body.String()
-		equal(t, said(o.ask("PATCH", "/api/v1/plans/pro", shown)), [2]any{200, `{"policies":` + pro + `,"kept":false}` + "\n"})
+		body := `{"policies":` + pro + `,"weight":1,"priority":"standard"`
+		equal(t, said(o.ask("PATCH", "/api/v1/plans/pro", shown)), [2]any{200, body + `,"override":` + body + `},"file":` + body + `},"kept":false}` + "\n"})
 	})
 	t.Run("says what is in force after a change, from the next request on", func(t *testing.T) {
 		o := open(t, twoPlans, "")
 		got := o.ask("PATCH", "/api/v1/plans/default", `{"policies": ["2/minute", {"name": "daily", "quota": 1000, "window": "24h"}]}`)
-		const now = `"policies":["2/minute",{"name":"daily","quota":1000,"window":"1d","unit":"requests","by":"caller","burst":1000,"algorithm":"token_bucket"}]`
-		equal(t, said(got), [2]any{200, "{" + now + `,"kept":false}` + "\n"})
-		equal(t, o.ask("GET", "/api/v1/plans/default", "").Body.String(), "{"+now+"}\n")
+		const now = `{"policies":["2/minute",{"name":"daily","quota":1000,"window":"1d","unit":"requests","by":"caller","burst":1000,"algorithm":"token_bucket"}],"weight":1,"priority":"standard",` +
+			`"override":{"policies":["2/minute",{"name":"daily","quota":1000,"window":"24h"}]},"file":` + fivePerMinute + `,"kept":false`
+		equal(t, said(got), [2]any{200, now + "}\n"})
+		var at struct{ At string }
+		shown := o.ask("GET", "/api/v1/plans/default", "").Body.String()
+		if err := json.Unmarshal([]byte(shown), &at); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, shown, now+`,"by":"admin 127.0.0.1:50000","at":"`+at.At+"\"}\n")
 		var limits []string
 		for range 3 {
 			rec := httptest.NewRecorder()
@@ -159,14 +173,15 @@ func TestPlans(t *testing.T) {
 		}
 		// The upstream is not there, and what brought no answer costs nothing.
 		equal(t, limits, slices.Repeat([]string{`502 "default";q=2;w=60, "daily";q=1000;w=86400`}, 3))
-		equal(t, o.ask("PATCH", "/api/v1/plans/default", `{"policies": []}`).Body.String(), `{"policies":[],"kept":false}`+"\n")
+		equal(t, o.ask("PATCH", "/api/v1/plans/default", `{"policies": []}`).Body.String(), `{"policies":[],"weight":1,"priority":"standard","override":{"policies":[]},"file":`+fivePerMinute+`,"kept":false}`+"\n")
 	})
 	t.Run("logs who changed what", func(t *testing.T) {
 		o := open(t, twoPlans, "")
 		o.ask("PATCH", "/api/v1/plans/default", `{"policies": ["7/hour"]}`)
 		equal(t, o.logged(), []map[string]any{{
-			"level": "INFO", "msg": "policies changed", "plan": "default",
-			"old": []any{"5/minute"}, "new": []any{"7/hour"}, "kept": false, "remote": "127.0.0.1:50000",
+			"level": "INFO", "msg": "a change of the live configuration is in force", "kind": "plan", "name": "default",
+			"before": map[string]any{"policies": []any{"5/minute"}, "weight": 1.0, "priority": "standard"},
+			"after":  map[string]any{"policies": []any{"7/hour"}, "weight": 1.0, "priority": "standard"}, "kept": false, "by": "admin 127.0.0.1:50000",
 		}})
 	})
 }
@@ -182,27 +197,27 @@ func TestRefusedChanges(t *testing.T) {
 				t.Fatalf("%q: %v", got.Body, err)
 			}
 			equal(t, [3]any{got.Code, got.Header().Get("Content-Type"), p.Detail}, [3]any{status, "application/problem+json", detail})
-			equal(t, o.ask("GET", "/api/v1/plans/default", "").Body.String(), `{"policies":["5/minute"]}`+"\n")
+			equal(t, o.ask("GET", "/api/v1/plans/default", "").Body.String(), fivePerMinute+"\n")
 		})
 	}
 	const at = "/api/v1/plans/default"
 	f("names the plans where one is unknown", o.ask("PATCH", "/api/v1/plans/gold", `{"policies": []}`), 404, `There is no plan "gold": want default, pro.`)
 	f("an unknown plan is not there to look at either", o.ask("GET", "/api/v1/plans/a%2Fb", ""), 404, `There is no plan "a/b": want default, pro.`)
-	f("a path that is none", o.ask("GET", "/api/v1/plan", ""), 404, "This is the admin listener: want /api/v1/plans, /api/v1/plans/NAME, /api/v1/keys, /api/v1/usage, /api/v1/jobs or /api/v1/cache/purge.")
+	f("a path that is none", o.ask("GET", "/api/v1/plan", ""), 404, "This is the admin listener: below /api/v1/ want plans, routes, upstreams, config, reload, audit, snapshot, events, explain, keys, usage, jobs or cache/purge.")
 	f("a form of a web page", o.ask("PATCH", at, `{"policies": []}`, "Content-Type", "text/plain"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a body of no type", o.ask("PATCH", at, `{"policies": []}`, "Content-Type", ""), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a compressed body", o.ask("PATCH", at, `{"policies": []}`, "Content-Encoding", "gzip"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a body of more than 1 MiB", o.ask("PATCH", at, `{"policies": ["`+strings.Repeat("x", 1<<20)+`"]}`), 413, "The body is too large: want at most 1048576 bytes.")
 	f("no body", o.ask("PATCH", at, ""), 400, `Nothing is changed: want a JSON object, for example {"policies": ["5/minute"]}`)
 	f("a list alone", o.ask("PATCH", at, `["5/minute"]`), 400, `Nothing is changed: want a JSON object, for example {"policies": ["5/minute"]}`)
-	f("no policies", o.ask("PATCH", at, `{}`), 400, `Nothing is changed: policies: is not there: want a list, for example {"policies": ["5/minute"]}`)
-	f("null is not no limit", o.ask("PATCH", at, `{"policies": null}`), 400, `Nothing is changed: policies: is no list: want one, for example {"policies": ["5/minute"]}, or [] for no limit`)
-	f("a member that is unknown", o.ask("PATCH", at, `{"policies": [], "weight": 2}`), 400, `Nothing is changed: weight: is no member of a plan: want policies`)
+	f("nothing to change", o.ask("PATCH", at, `{}`), 400, `Nothing is changed: want a member to change: policies, budget, weight or priority, for example {"policies": ["5/minute"]}`)
+	f("a member that is unknown", o.ask("PATCH", at, `{"policies": [], "callers": 2}`), 400, `Nothing is changed: callers: is no member of a plan that can be changed: want policies, budget, weight or priority`)
+	f("no number", o.ask("PATCH", at, `{"weight": 2000}`), 400, `Nothing is changed: plans.default.weight: "2000": want from 1 to 1000`)
 	f("a member twice", o.ask("PATCH", at, `{"policies": [], "policies": ["1/minute"]}`), 400, "Nothing is changed: policies: is there twice: want it once")
 	f("half an object", o.ask("PATCH", at, `{"policies": ["5/minute"]`), 400, `Nothing is changed: is no JSON after byte 25: EOF: want for example {"policies": ["5/minute"]}`)
 	f("more behind the object", o.ask("PATCH", at, `{"policies": []} {}`), 400, "Nothing is changed: something follows the JSON object: want nothing behind it")
 	many := strings.Repeat(`"5/minute",`, 32) + `"5/minute"`
-	f("more policies than a request can take from", o.ask("PATCH", at, `{"policies": [`+many+`]}`), 400, "Nothing is changed: policies: 33 policies: want at most 32")
+	f("more policies than a request can take from", o.ask("PATCH", at, `{"policies": [`+many+`]}`), 400, "Nothing is changed: plans.default.policies: 33 policies: want at most 32")
 
 	t.Run("no more policies than there is room for beside a route's", func(t *testing.T) {
 		o := open(t, strings.Replace(twoPlans, "upstream: u}", "upstream: u, policies: [1/hour]}", 1), "")
@@ -229,8 +244,8 @@ func TestRefusedChanges(t *testing.T) {
 				t.Errorf("%+v: want what would be right", m)
 			}
 		}
-		equal(t, places, [][2]string{{"polices", ""}, {"policies[0]", "5/minuet"}, {"policies[1].quota", "0"}, {"policies[1].window", "10x"}, {"policies[1].colour", ""}})
-		equal(t, p.Detail, `Nothing is changed: polices: is no member of a plan: want policies; and 4 more`)
+		equal(t, places, [][2]string{{"polices", ""}, {"plans.default.policies[0]", "5/minuet"}, {"plans.default.policies[1].colour", ""}, {"plans.default.policies[1].quota", "0"}, {"plans.default.policies[1].window", "10x"}})
+		equal(t, p.Detail, `Nothing is changed: polices: is no member of a plan that can be changed: want policies, budget, weight or priority; and 4 more`)
 	})
 	t.Run("a method that a path has not", func(t *testing.T) {
 		var got [][2]any
@@ -275,21 +290,21 @@ routes: [{name: all, match: {path: /v1/*}, upstream: u}]
 		return append(said, fmt.Sprint(got.Code))
 	}
 	equal(t, change("default", `"9 tokens/minute", {"quota": 100, "window": "1m", "lease": {"max_excess": "1%"}}`), []string{
-		"policies[0]: 9 tokens/minute: never counts: upstream u has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve",
-		"policies[1].lease: : has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL", "400",
+		"plans.default.policies[0]: 9 tokens/minute: never counts: upstream u has the dialect plain, which does not say how many tokens a request uses: want unit requests, or dialect openai, anthropic, ollama or kserve",
+		"plans.default.policies[1].lease: : has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL", "400",
 	})
 	equal(t, change("default", `{"name": "a", "quota": 9, "window": "1m", "by": "header:X_Team"}, {"name": "b", "quota": 9, "window": "1m", "by": "header:X-User-ID"}, {"name": "c", "concurrent": 9, "by": "header:Authorization"}`), []string{
-		"policies[0].by: header:X_Team: never matches: fields with an underscore in their names are removed: want another one, for example header:X-Team",
-		"policies[1].by: header:X-User-ID: never matches: the field is believed only from callers.trusted_proxies, which is empty, and removed from all other requests",
-		"policies[2].by: header:Authorization: all who present a key of callers.keys would share one count: it is removed from the field before anything is counted: want by: caller", "400",
+		"plans.default.policies[0].by: header:X_Team: never matches: fields with an underscore in their names are removed: want another one, for example header:X-Team",
+		"plans.default.policies[1].by: header:X-User-ID: never matches: the field is believed only from callers.trusted_proxies, which is empty, and removed from all other requests",
+		"plans.default.policies[2].by: header:Authorization: all who present a key of callers.keys would share one count: it is removed from the field before anything is counted: want by: caller", "400",
 	})
 	equal(t, change("nobodys", `"5/minute"`), []string{
-		"policies: : never match: nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token", "400",
+		"plans.nobodys.policies: : never match: nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token", "400",
 	})
 	equal(t, change("default", strings.Repeat(`"5/minute",`, 31)+`"5/minute"`), []string{
-		"policies: : 33 policies together with those of callers.overrides[0]: want at most 32", "400",
+		"plans.default.policies: : 33 policies together with those of callers.overrides[0]: want at most 32", "400",
 	})
-	equal(t, o.ask("GET", "/api/v1/plans", "").Body.String(), `{"plans":{"default":{"policies":["5/minute"]},"nobodys":{"policies":[]}}}`+"\n")
+	equal(t, o.ask("GET", "/api/v1/plans", "").Body.String(), `{"plans":{"default":`+fivePerMinute+`,"nobodys":{"policies":[]}}}`+"\n")
 	equal(t, change("default", `"9 bytes/minute", {"quota": 100, "window": "1m", "by": "header:X-Team"}`), []string{"200"})
 }
 
@@ -327,12 +342,12 @@ func TestOnThisMachine(t *testing.T) {
 	f("refuses what a browser says is of another port", 403, "Sec-Fetch-Site", "same-site")
 	f("refuses the page of a rebound name", 403, "Host", "rebinding.example:8081", "Origin", "http://rebinding.example:8081")
 
-	t.Run("metrics and health are for everybody, the rest is not there", func(t *testing.T) {
+	t.Run("metrics and health are for everybody, the rest is not", func(t *testing.T) {
 		var got []int
 		for _, path := range []string{"/metrics", "/healthz", "/readyz", "/", "/api"} {
 			got = append(got, o.ask("GET", path, "", "Remote", "192.0.2.1:5000", "Host", "weir.example").Code)
 		}
-		equal(t, got, []int{200, 200, 200, 404, 307})
+		equal(t, got, []int{200, 200, 200, 403, 307})
 	})
 }
 
@@ -416,16 +431,15 @@ upstreams: {u: {targets: ["http://127.0.0.1:1"], dialect: openai}}
 routes: [{match: {path: /v1/*}, upstream: u}]
 callers: {keys: [{caller: alice, key: weir_alice, plan: free}]}
 `, "")
-	const at = "/api/v1/plans/default"
+	const at, all = "/api/v1/plans/default", `{"policies":[],"budget":"20 USD/month","weight":1,"priority":"standard"`
 	for _, c := range []struct{ method, path, body, want string }{
-		{"GET", "/api/v1/plans", "", `{"plans":{"default":{"policies":[],"budget":"20 USD/month"},"free":{"policies":[]}}}`},
-		{"GET", at, "", `{"policies":[],"budget":"20 USD/month"}`},
-		{"PATCH", at, `{"policies": ["5/minute"]}`, `{"policies":["5/minute"],"budget":"20 USD/month","kept":false}`},
-		{"DELETE", at, "", `{"policies":[],"budget":"20 USD/month","kept":true}`},
+		{"GET", "/api/v1/plans", "", `{"plans":{"default":` + all + `},"free":{"policies":[],"weight":1,"priority":"standard"}}}`},
+		{"GET", at, "", all + "}"},
+		{"PATCH", at, `{"budget": "1 USD/month"}`, `{"policies":[],"budget":"1 USD/month","weight":1,"priority":"standard","override":{"budget":"1 USD/month"},"file":` + all + `},"kept":false}`},
+		{"DELETE", at, "", all + `,"kept":true}`},
 	} {
 		equal(t, o.ask(c.method, c.path, c.body).Body.String(), c.want+"\n")
 	}
-	equal(t, o.ask("PATCH", at, `{"policies": [], "budget": "1 USD/month"}`).Code, 400)
 }
 
 func TestMembersAreNamedAsTheyAre(t *testing.T) {

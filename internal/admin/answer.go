@@ -45,9 +45,12 @@ type mistake struct {
 	Detail string `json:"detail"`
 }
 
+// unchanged begins what is said of a change that is not made.
+const unchanged = "Nothing is changed: "
+
 func described(list config.Mistakes) mistaken {
 	p := mistaken{Type: "about:blank", Title: http.StatusText(http.StatusBadRequest), Status: http.StatusBadRequest}
-	p.Detail = "Nothing is changed: " + list[0].Error()
+	p.Detail = unchanged + list[0].Error()
 	if n := len(list); n > 1 {
 		p.Detail += fmt.Sprintf("; and %d more", n-1)
 	}

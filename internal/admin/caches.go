@@ -49,14 +49,23 @@ func (c caches) purge(w http.ResponseWriter, r *http.Request) error {
 	if len(mistakes) > 0 {
 		return mistakes
 	}
-	removed, err := c.purger.Purge(r.Context(), p.kind, p.value)
+	removed, err := c.remove(r, p)
 	if err != nil {
-		c.log.Error("purge incomplete", p.kind, p.value, "removed", removed, "remote", r.RemoteAddr, "error", err.Error())
-		return incomplete(removed, err)
+		return err
 	}
-	c.log.Info("cache purged", p.kind, p.value, "removed", removed, "remote", r.RemoteAddr)
 	write(w, http.StatusOK, purged{map[string]json.RawMessage{p.kind: p.written}, removed})
 	return nil
+}
+
+// remove removes what r asks for, and logs who did.
+func (c caches) remove(r *http.Request, p purge) (removed int, err error) {
+	removed, err = c.purger.Purge(r.Context(), p.kind, p.value)
+	if err != nil {
+		c.log.Error("purge incomplete", p.kind, p.value, "removed", removed, "remote", r.RemoteAddr, "error", err.Error())
+		return removed, incomplete(removed, err)
+	}
+	c.log.Info("cache purged", p.kind, p.value, "removed", removed, "remote", r.RemoteAddr)
+	return removed, nil
 }
 
 // purgeAgain is when to purge again what not all instances were told of.

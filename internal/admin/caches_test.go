@@ -108,7 +108,7 @@ func TestRefusedPurges(t *testing.T) {
 	f("a form of a web page", o.ask("POST", purgePath, `{"all": true}`, "Content-Type", "text/plain"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a compressed body", o.ask("POST", purgePath, `{"all": true}`, "Content-Encoding", "gzip"), 415, "Want a body that is not compressed, with Content-Type: application/json.")
 	f("a body of more than 1 MiB", o.ask("POST", purgePath, `{"tag": "`+strings.Repeat("x", 1<<20)+`"}`), 413, "The body is too large: want at most 1048576 bytes.")
-	f("a path below", o.ask("POST", purgePath+"/all", `{"all": true}`), 404, "This is the admin listener: want /api/v1/plans, /api/v1/plans/NAME, /api/v1/keys, /api/v1/usage, /api/v1/jobs or /api/v1/cache/purge.")
+	f("a path below", o.ask("POST", purgePath+"/all", `{"all": true}`), 404, "This is the admin listener: below /api/v1/ want plans, routes, upstreams, config, reload, audit, snapshot, events, explain, keys, usage, jobs or cache/purge.")
 
 	t.Run("a method that purges nothing", func(t *testing.T) {
 		for _, method := range []string{"GET", "HEAD", "PUT", "PATCH", "DELETE", "PURGE"} {

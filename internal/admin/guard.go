@@ -28,6 +28,7 @@ const (
 type guard struct {
 	secured  bool
 	token    [sha256.Size]byte
+	sessions sessions
 	attempts *gateway.Attempts
 	log      *slog.Logger
 }
@@ -36,6 +37,7 @@ func newGuard(g *gateway.Gateway, token string) *guard {
 	return &guard{
 		secured:  token != "",
 		token:    sha256.Sum256([]byte(token)),
+		sessions: newSessions(token),
 		attempts: gateway.NewAttempts(failuresPerMinute),
 		log:      g.Logger(),
 	}
@@ -44,18 +46,91 @@ func newGuard(g *gateway.Gateway, token string) *guard {
 // before lets through to next who may.
 func (g *guard) before(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Not every writer has deadlines; the server's has.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-		check := g.checkPlace
-		if g.secured {
-			check = g.checkToken
-		}
-		if err := check(r); err != nil {
+		limitBody(w, r)
+		if err := g.check(r); err != nil {
 			refuse(w, r, err)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// limitBody bounds the time for the body of a request. One without is not bounded: its
+// answer may be a stream, which the deadline would end.
+func limitBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// Not every writer has deadlines; the server's has.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	}
+}
+
+// check lets in who may use the API: with a token who has it, or the session of who has
+// presented it at the login.
+func (g *guard) check(r *http.Request) error {
+	switch {
+	case !g.secured:
+		return g.checkPlace(r)
+	case len(r.Header["Authorization"]) == 0 && g.hasSession(r):
+		return g.checkScript(r)
+	}
+	return g.checkToken(r)
+}
+
+// hasSession says whether a request is of somebody who has logged in.
+func (g *guard) hasSession(r *http.Request) bool {
+	_, ok := g.sessions.expires(r, time.Now())
+	return ok
+}
+
+// checkScript refuses requests with a session's cookie that the dashboard's own pages
+// have not sent: the browser adds the cookie whoever asks.
+func (g *guard) checkScript(r *http.Request) error {
+	switch {
+	case !ownPage(r):
+		return forbidden("With the session of the dashboard, this is only for its own pages.")
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return nil
+	case !g.isCSRF(r, r.Header.Get(csrfHeader)):
+		return forbidden("With the session of the dashboard, this needs the token of its forms in X-CSRF-Token.")
+	}
+	return nil
+}
+
+// checkForm refuses forms that the dashboard's own pages have not sent.
+func (g *guard) checkForm(r *http.Request) error {
+	token := r.Header.Get(csrfHeader)
+	if token == "" {
+		token = r.PostFormValue(csrfField)
+	}
+	switch {
+	case !ownPage(r):
+		return forbidden("This form was sent by the page of another site. Nothing was done.")
+	case !g.isCSRF(r, token):
+		return forbidden("This form is of a session that has ended. Nothing was done: load the page again and send it once more.")
+	}
+	return nil
+}
+
+// csrf is the token for the forms of whoever sent a request. Without a login it is that
+// of the process: no page of another site can read it.
+func (g *guard) csrf(r *http.Request) string { return g.sessions.csrf(g.session(r)) }
+
+func (g *guard) isCSRF(r *http.Request, token string) bool {
+	return g.sessions.isCSRF(token, g.session(r))
+}
+
+func (g *guard) session(r *http.Request) string {
+	if !g.secured {
+		return ""
+	}
+	return sessionOf(r)
+}
+
+// ownPage reports whether a request may be of a page of this listener, as far as the
+// browser tells.
+func ownPage(r *http.Request) bool {
+	origins := r.Header["Origin"]
+	return ownSite(r.Header["Sec-Fetch-Site"]) && (len(origins) == 0 || len(origins) == 1 && isOrigin(origins[0], r.Host))
 }
 
 func (g *guard) checkToken(r *http.Request) error {
@@ -111,13 +186,22 @@ func peer(remoteAddr string) netip.Addr {
 }
 
 func (g *guard) checkPlace(r *http.Request) error {
-	switch origins := r.Header["Origin"]; {
+	if err := checkMachine(r); err != nil {
+		return err
+	}
+	if !ownPage(r) {
+		return forbidden("Without admin.token, this is not for the pages of other sites.")
+	}
+	return nil
+}
+
+// checkMachine lets through what comes from this machine and names it as such.
+func checkMachine(r *http.Request) error {
+	switch {
 	case !peer(r.RemoteAddr).IsLoopback():
 		return forbidden("Without admin.token, this is only for clients on the machine itself.")
 	case !isLoopbackHost(r.Host):
 		return forbidden("Without admin.token, this is only for requests whose Host is localhost or a loopback address.")
-	case len(origins) > 0 && !(len(origins) == 1 && isOrigin(origins[0], r.Host)), !ownSite(r.Header["Sec-Fetch-Site"]):
-		return forbidden("Without admin.token, this is not for the pages of other sites.")
 	}
 	return nil
 }

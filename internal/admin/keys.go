@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -36,6 +37,8 @@ type KeysOptions struct {
 	By func(r *http.Request) string
 	// Log is told of every change, without the key.
 	Log *slog.Logger
+	// Note, if not nil, is told, too, for the operators who watch.
+	Note func(gateway.EventSnapshot)
 }
 
 // Keys serves /api/v1/keys, /api/v1/keys/{id} and /api/v1/keys/{id}/rotate: it lists,
@@ -55,6 +58,13 @@ func Keys(o KeysOptions) http.Handler {
 }
 
 type keys struct{ KeysOptions }
+
+// note tells operators of a change.
+func (k keys) note(format string, args ...any) {
+	if k.Note != nil {
+		k.Note(gateway.EventSnapshot{Kind: "key", Text: fmt.Sprintf(format, args...)})
+	}
+}
 
 // storedKeys are those of the gateway's database, nil without one.
 func storedKeys(g *gateway.Gateway) *database.Keys {
@@ -122,6 +132,19 @@ func (k keys) create(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	text, made, err := k.add(r, found)
+	if err != nil {
+		return err
+	}
+	view := viewOf(made, k.Keys.Now())
+	view.Key = text
+	write(w, http.StatusCreated, view)
+	return nil
+}
+
+// add makes the key that found asks for: its caller, plan and expires. text is the key
+// itself, which nobody can ask for again.
+func (k keys) add(r *http.Request, found map[string]string) (text string, made database.Key, err error) {
 	n := database.NewKey{Caller: found["caller"], Plan: found["plan"], By: k.By(r)}
 	var mistakes config.Mistakes
 	if err := auth.CheckCaller(n.Caller); err != nil {
@@ -135,17 +158,14 @@ func (k keys) create(w http.ResponseWriter, r *http.Request) error {
 		mistakes = append(mistakes, keyMistake("expires", found["expires"], want))
 	}
 	if len(mistakes) > 0 {
-		return mistakes
+		return "", database.Key{}, mistakes
 	}
-	text, made, err := k.Keys.Create(r.Context(), n)
-	if err != nil {
-		return refusal(err)
+	if text, made, err = k.Keys.Create(r.Context(), n); err != nil {
+		return "", database.Key{}, refusal(err)
 	}
 	k.Log.Info("key created", "key", made.ID, "caller", made.Caller, "plan", made.Plan, "expires", onDate(made.Expires), "by", n.By)
-	view := viewOf(made, k.Keys.Now())
-	view.Key = text
-	write(w, http.StatusCreated, view)
-	return nil
+	k.note("Key %s of %s was created by %s", made.ID, made.Caller, n.By)
+	return text, made, nil
 }
 
 // onDate is when a key expires, for the log.
@@ -169,13 +189,23 @@ func noPlan(plans []string) string {
 }
 
 func (k keys) revoke(w http.ResponseWriter, r *http.Request) error {
-	revoked, err := k.Keys.Revoke(r.Context(), r.PathValue("id"), k.By(r))
+	revoked, err := k.end(r, r.PathValue("id"))
 	if err != nil {
-		return refusal(err)
+		return err
 	}
-	k.Log.Info("key revoked", "key", revoked.ID, "caller", revoked.Caller, "by", revoked.RevokedBy)
 	write(w, http.StatusOK, viewOf(revoked, k.Keys.Now()))
 	return nil
+}
+
+// end revokes a key.
+func (k keys) end(r *http.Request, id string) (database.Key, error) {
+	revoked, err := k.Keys.Revoke(r.Context(), id, k.By(r))
+	if err != nil {
+		return database.Key{}, refusal(err)
+	}
+	k.Log.Info("key revoked", "key", revoked.ID, "caller", revoked.Caller, "by", revoked.RevokedBy)
+	k.note("Key %s of %s was revoked by %s", revoked.ID, revoked.Caller, revoked.RevokedBy)
+	return revoked, nil
 }
 
 func (k keys) rotate(w http.ResponseWriter, r *http.Request) error {
@@ -183,23 +213,33 @@ func (k keys) rotate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	grace := defaultGrace
-	if text, given := found["grace"]; given {
-		var ok bool
-		if grace, ok = span(text); !ok {
-			return config.Mistakes{keyMistake("grace", text, "want a duration, for example 24h, or 0s for none")}
-		}
-	}
 	id := r.PathValue("id")
-	text, made, err := k.Keys.Rotate(r.Context(), id, grace, k.By(r))
+	text, made, err := k.replace(r, id, found)
 	if err != nil {
-		return refusal(err)
+		return err
 	}
-	k.Log.Info("key replaced", "key", id, "by_key", made.ID, "caller", made.Caller, "plan", made.Plan, "grace", grace.String(), "by", made.CreatedBy)
 	view := viewOf(made, k.Keys.Now())
 	view.Key, view.Replaces = text, id
 	write(w, http.StatusCreated, view)
 	return nil
+}
+
+// replace makes a successor of a key, which itself is valid for the grace that found
+// asks for. text is the key itself, as with add.
+func (k keys) replace(r *http.Request, id string, found map[string]string) (text string, made database.Key, err error) {
+	grace := defaultGrace
+	if text, given := found["grace"]; given {
+		var ok bool
+		if grace, ok = span(text); !ok {
+			return "", database.Key{}, config.Mistakes{keyMistake("grace", text, "want a duration, for example 24h, or 0s for none")}
+		}
+	}
+	if text, made, err = k.Keys.Rotate(r.Context(), id, grace, k.By(r)); err != nil {
+		return "", database.Key{}, refusal(err)
+	}
+	k.Log.Info("key replaced", "key", id, "by_key", made.ID, "caller", made.Caller, "plan", made.Plan, "grace", grace.String(), "by", made.CreatedBy)
+	k.note("Key %s of %s was replaced by %s, made by %s", id, made.Caller, made.ID, made.CreatedBy)
+	return text, made, nil
 }
 
 // refusalAgain is when to come back to a database that is away.
