@@ -32,7 +32,7 @@ func introduce(w io.Writer, s *service) {
 		text.WriteByte('\n')
 	}
 	text.WriteString(quotas(s.config))
-	fmt.Fprintf(&text, "\nMetrics and health: %s/metrics, /healthz, /readyz\n", s.operators.base())
+	fmt.Fprintf(&text, "\nDashboard: %[1]s/\nMetrics and health: %[1]s/metrics, /healthz, /readyz\n", s.operators.base())
 	if s.deciders != nil {
 		fmt.Fprintf(&text, "Decisions for other servers: %s\n", s.deciders.base())
 	}

@@ -44,7 +44,7 @@ func TestDecisions(t *testing.T) {
 		}
 	})
 	t.Run("neither callers nor operators are served there, nor decisions elsewhere", func(t *testing.T) {
-		got := [...]int{fetch(t, s.client, url+"/predict/language?text=hello").Status, fetch(t, s.client, url+"/metrics").Status, fetch(t, s.client, s.admin).Status}
+		got := [...]int{fetch(t, s.client, url+"/predict/language?text=hello").Status, fetch(t, s.client, url+"/metrics").Status, fetch(t, s.client, s.admin+"/decisions").Status}
 		if want := [...]int{400, 400, 404}; got != want {
 			t.Errorf("statuses = %v, want %v", got, want)
 		}

@@ -26,8 +26,11 @@ const (
 type commands struct {
 	Serve   serveCommand   `cmd:"" help:"Serve the configuration; without one, the built-in models on 127.0.0.1:8080."`
 	Check   checkCommand   `cmd:"" help:"Report every mistake of a configuration."`
+	Explain explainCommand `cmd:"" help:"Tell every decision about a request, with its reason, and count nothing."`
 	Key     keyCommand     `cmd:"" help:"Make, list, revoke and replace the keys of callers."`
+	Load    loadCommand    `cmd:"" help:"Send load to a server, once or over several configurations, and report."`
 	Purge   purgeCommand   `cmd:"" help:"Remove answers from the cache of a running Weir."`
+	Replay  replayCommand  `cmd:"" help:"Tell what another configuration would have made of the requests in an access log."`
 	Sign    signCommand    `cmd:"" help:"Print a link to a blob."`
 	Warm    warmCommand    `cmd:"" help:"Send the requests of a file to a running Weir, so that their answers are in its cache."`
 	Version versionCommand `cmd:"" help:"Print the version."`

@@ -208,21 +208,32 @@ func TestProcess(t *testing.T) {
 			logged(t, p.stderr.String())
 		})
 	}
-	t.Run("a hangup changes nothing, and says so", func(t *testing.T) {
+	t.Run("a hangup reloads the file, and the running request goes on", func(t *testing.T) {
 		t.Parallel()
 		m := newSlowModel(t)
 		p := start(t, m.config("10m"), weir)
 		done := m.ask(t, &p.running)
+		file := p.command.Args[len(p.command.Args)-1]
+		if err := os.WriteFile(file, []byte(strings.Replace(m.config("10m"), "    upstream: slow", "    upstream: slow\n    max_body: 1KiB", 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		p.signal(t, syscall.SIGHUP)
-		eventually(t, "the log tells of the hangup", func() bool {
+		eventually(t, "the log tells of the reload", func() bool {
 			select {
 			case err := <-p.ended:
 				p.ended <- err // for the cleanup
 				t.Fatalf("the hangup ended it: %v; stderr:\n%s", err, &p.stderr)
 			default:
 			}
-			return strings.Contains(p.stderr.String(), "reload is not yet supported")
+			return strings.Contains(p.stderr.String(), "the configuration is reloaded")
 		})
+		resp, err := p.client.Post(p.base+"/slow", "text/plain", strings.NewReader(strings.Repeat("x", 2000)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := read(resp); err != nil || a.Status != 413 {
+			t.Errorf("beyond the new bound: %+v, %v", a, err)
+		}
 		close(m.release)
 		if r := <-done; r.err != nil || r.Status != 200 {
 			t.Errorf("the running request = %+v, want 200", r)

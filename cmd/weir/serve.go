@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/gateway"
@@ -21,6 +22,7 @@ func (c *serveCommand) Run(ctx context.Context, out output) error {
 		_, err := out.stdout.Write(config.Builtin())
 		return err
 	}
+	first, _ := digestOf(string(c.Config)) // an error is load's, too
 	cfg, err := load(c.Config, out)
 	if err != nil {
 		return err
@@ -38,6 +40,7 @@ func (c *serveCommand) Run(ctx context.Context, out output) error {
 		return err
 	}
 	defer s.close()
+	s.reader.last, s.reader.seen = first, first
 	return s.serve(ctx, out.stdout)
 }
 
@@ -58,8 +61,13 @@ func (s *service) serve(ctx context.Context, stdout io.Writer) error {
 	}
 	introduce(stdout, s)
 
+	reloading, stopReloading := context.WithCancel(ctx)
+	var reloads sync.WaitGroup
+	reloads.Go(func() { s.reload(reloading, hangup) })
 	running := len(servers)
-	stopped, failed := s.await(ctx, hangup, ended)
+	stopped, failed := s.await(ctx, ended)
+	stopReloading()
+	reloads.Wait()
 	if stopped {
 		running--
 	}

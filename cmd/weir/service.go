@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/inferweir/weir/builtin"
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/gateway"
 	"github.com/inferweir/weir/internal/admin"
@@ -17,6 +16,7 @@ import (
 // service is a configuration made ready to serve.
 type service struct {
 	file      file
+	reader    *reader
 	config    *config.Config
 	gateway   *gateway.Gateway
 	callers   *server
@@ -31,18 +31,22 @@ type service struct {
 // them.
 func prepare(f file, cfg *config.Config, o gateway.Options, out output) (*service, error) {
 	o.Log, o.Version = out.stderr, version()
+	models := newModels()
 	if usesBuiltin(cfg) {
-		models, err := builtin.New()
-		if err != nil {
+		if _, err := models.load(); err != nil {
 			return nil, err
 		}
-		o.Models = models
+	}
+	o.Models = models
+	r := &reader{file: f, models: models}
+	if r.canReload() {
+		o.File, o.Load = string(f), r.load
 	}
 	secured, errTLS := secure(cfg.TLS)
 	errDir := usable(cfg)
 	o.Check = o.Check || errDir != nil // it would be said twice
 	g, errGateway := gateway.New(cfg, o)
-	s := &service{file: f, config: cfg, gateway: g}
+	s := &service{file: f, reader: r, config: cfg, gateway: g}
 	if err := errors.Join(errTLS, errDir, errGateway); err != nil {
 		s.close()
 		for line := range strings.SplitSeq(err.Error(), "\n") {

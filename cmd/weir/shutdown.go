@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// hangups receives hangups from now on, until stop is called. Operators will try
-// whether one reloads the configuration: it does not yet, and must not end the
-// process either, however early it comes.
+// hangups receives hangups from now on, until stop is called. One reloads the
+// configuration, and must not end the process, however early it comes.
 func hangups() (hangup <-chan os.Signal, stop func()) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGHUP)
@@ -20,25 +19,25 @@ func hangups() (hangup <-chan os.Signal, stop func()) {
 
 // await waits until ctx ends, or one of the servers, and says whether that was a
 // server, and why.
-func (s *service) await(ctx context.Context, hangup <-chan os.Signal, ended <-chan error) (stopped bool, err error) {
-	for {
-		select {
-		case <-hangup:
-			s.gateway.Logger().Warn("hangup: reload is not yet supported, the configuration is unchanged")
-		case <-ctx.Done():
-			s.gateway.Logger().Info("shutting down", "grace", s.config.ShutdownGrace.String())
-			return false, nil
-		case err := <-ended:
-			return true, err
-		}
+func (s *service) await(ctx context.Context, ended <-chan error) (stopped bool, err error) {
+	select {
+	case <-ctx.Done():
+		s.gateway.Logger().Info("shutting down", "grace", s.grace().String())
+		return false, nil
+	case err := <-ended:
+		return true, err
 	}
 }
+
+// grace is how long running requests may finish, by the file as it was read last.
+func (s *service) grace() time.Duration { return s.gateway.File().ShutdownGrace }
 
 // shutDown lets running requests finish, for as long as the configuration says.
 // Operators can look on until the end.
 func (s *service) shutDown() {
 	s.gateway.Drain()
-	s.end = time.Now().Add(s.config.ShutdownGrace)
+	after := s.grace()
+	s.end = time.Now().Add(after)
 	grace, cancel := context.WithDeadline(context.Background(), s.end)
 	defer cancel()
 	busy := []*server{s.callers}
@@ -55,7 +54,7 @@ func (s *service) shutDown() {
 		cut = <-ended != nil || cut
 	}
 	if cut {
-		s.gateway.Logger().Warn("requests were cut off", "after", s.config.ShutdownGrace.String())
+		s.gateway.Logger().Warn("requests were cut off", "after", after.String())
 		for _, v := range busy {
 			_ = v.Close()
 		}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/inferweir/weir/internal/loadtest"
+)
+
+const (
+	// maxLineFile is the most bytes of a file whose lines go into requests.
+	maxLineFile = 64 << 20
+	// maxFileLines is the most lines of it.
+	maxFileLines = 1_000_000
+)
+
+// loadRamp is FROM:TO:DURATION.
+type loadRamp loadtest.Stage
+
+// UnmarshalText reads it.
+func (r *loadRamp) UnmarshalText(text []byte) error {
+	parts := strings.Split(string(text), ":")
+	wrong := fmt.Errorf("%.100q: want FROM:TO:DURATION, for example 10:500:30s", text)
+	if len(parts) != 3 {
+		return wrong
+	}
+	from, errFrom := strconv.ParseFloat(parts[0], 64)
+	to, errTo := strconv.ParseFloat(parts[1], 64)
+	long, errLong := time.ParseDuration(parts[2])
+	if errors.Join(errFrom, errTo, errLong) != nil || !(from >= 0) || !(to >= 0) || long <= 0 {
+		return wrong
+	}
+	*r = loadRamp{From: from, To: to, For: long}
+	return nil
+}
+
+// loadShare is a share in percent.
+type loadShare float64
+
+// UnmarshalText reads 5%.
+func (s *loadShare) UnmarshalText(text []byte) error {
+	number, ok := strings.CutSuffix(string(text), "%")
+	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if !ok || err != nil || !(n >= 0 && n <= 100) {
+		return fmt.Errorf("%.100q: want from 0%% to 100%%, for example 5%%", text)
+	}
+	*s = loadShare(n / 100)
+	return nil
+}
+
+// String is the share as it was written.
+func (s *loadShare) String() string { return strconv.FormatFloat(100*float64(*s), 'g', 6, 64) + " %" }
+
+// loadObjective is one condition of a service level.
+type loadObjective struct{ loadtest.Objective }
+
+// UnmarshalText reads p95<300ms.
+func (o *loadObjective) UnmarshalText(text []byte) (err error) {
+	o.Objective, err = loadtest.ParseObjective(string(text))
+	return err
+}
+
+// loadCaller is NAME,WEIGHT,HEADER: VALUE; without a field a name and a weight.
+type loadCaller loadtest.Caller
+
+// UnmarshalText reads it.
+func (c *loadCaller) UnmarshalText(text []byte) error {
+	parts := strings.SplitN(string(text), ",", 3)
+	weight := 0.0
+	err := errors.New("no weight")
+	if len(parts) > 1 {
+		weight, err = strconv.ParseFloat(strings.TrimSpace(parts[1]), 64)
+	}
+	if err != nil || parts[0] == "" {
+		return fmt.Errorf("%.100q: want NAME,WEIGHT,'HEADER: VALUE', for example \"alice,3,X-User-ID: alice\"", text)
+	}
+	*c = loadCaller{Name: strings.TrimSpace(parts[0]), Weight: weight}
+	if len(parts) == 3 {
+		c.Header, err = headerFields("--caller", parts[2:])
+	}
+	return err
+}
+
+// mergeCallers makes one caller of those with the same name: the first has the
+// weight.
+func mergeCallers(flags []loadCaller) (all []loadtest.Caller) {
+	at := map[string]int{}
+	for _, c := range flags {
+		i, ok := at[c.Name]
+		if !ok {
+			at[c.Name] = len(all)
+			all = append(all, loadtest.Caller(c))
+			continue
+		}
+		if all[i].Header == nil {
+			all[i].Header = http.Header{}
+		}
+		for name, values := range c.Header {
+			all[i].Header[name] = append(all[i].Header[name], values...)
+		}
+	}
+	return all
+}
+
+// headerFields reads fields as curl does.
+func headerFields(flag string, lines []string) (http.Header, error) {
+	h := http.Header{}
+	for _, line := range lines {
+		name, value, ok := strings.Cut(line, ":")
+		name = strings.TrimSpace(name)
+		if !ok || name == "" || strings.ContainsAny(name, " \t\r\n") {
+			// Without the line: it may be a secret.
+			return nil, fmt.Errorf("%s: want a name and a value with a colon between, for example 'Authorization: Bearer abc'", flag)
+		}
+		h.Add(name, strings.TrimSpace(value))
+	}
+	return h, nil
+}
+
+// readLoadBody is the body that --body names: a file, the standard input, or itself.
+func readLoadBody(arg string) (string, error) {
+	name := strings.TrimPrefix(arg, "@") // as people write it for curl
+	var in io.Reader = os.Stdin
+	switch {
+	case arg == "" || strings.HasPrefix(arg, "{") || strings.HasPrefix(arg, "[") || strings.ContainsAny(arg, " \n\""):
+		return arg, nil
+	case name != "-":
+		f, err := os.Open(name)
+		if err != nil {
+			return "", fmt.Errorf("--body: %s: %w", name, pathCause(err))
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, loadtest.MaxBody+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("--body: %s: %w", name, pathCause(err))
+	case len(text) > loadtest.MaxBody:
+		return "", fmt.Errorf("--body: %s: more than %d bytes: want a smaller file", name, loadtest.MaxBody)
+	case len(text) == 0:
+		return "", fmt.Errorf("--body: %s: is empty: want a body, or the flag left out", name)
+	}
+	return string(text), nil
+}
+
+// readLines gives the lines of a file, without empty ones.
+func readLines(name string) ([]string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("line: %s: %w", name, pathCause(err))
+	}
+	defer f.Close()
+	limited := &io.LimitedReader{R: f, N: maxLineFile + 1}
+	in := bufio.NewScanner(limited)
+	in.Buffer(nil, loadtest.MaxBody)
+	var lines []string
+	for in.Scan() {
+		if line := bytes.TrimSpace(in.Bytes()); len(line) > 0 {
+			lines = append(lines, string(line))
+		}
+		if len(lines) > maxFileLines {
+			return nil, fmt.Errorf("line: %s: more than %d lines: want fewer", name, maxFileLines)
+		}
+	}
+	switch {
+	case in.Err() != nil:
+		return nil, fmt.Errorf("line: %s: %w", name, pathCause(in.Err()))
+	case limited.N == 0:
+		return nil, fmt.Errorf("line: %s: more than %d bytes: want a smaller file", name, maxLineFile)
+	}
+	return lines, nil
+}
