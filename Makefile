@@ -33,6 +33,7 @@ bench:
 	cd bench && $(GO) test -run '^$$' -bench . -benchtime 300ms -count 3 -cpu 1 . | tee /dev/stderr | $(GO) run ./cmd/summary
 	cd bench && $(GO) run ./cmd/overload
 	cd bench && $(GO) run ./cmd/jobs
+	cd bench && $(GO) run ./cmd/loadcheck
 
 lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on these files'; exit 1; }
@@ -56,7 +57,8 @@ fuzz:
 	done
 
 # The race detector needs a C compiler, the tests of the first minutes use curl, as
-# a newcomer does, and the official clients come with npm. NodeSource's nodejs has
+# a newcomer does, the dashboard is driven in Chromium, and the official clients come
+# with npm. NodeSource's nodejs has
 # npm in it, and conflicts with Debian's. The tests run Redis, nginx, Caddy and
 # PostgreSQL of their own, on free ports; that Debian's packages start one each is no
 # help to them, so what this installs is stopped again. PostgreSQL's programs are not
@@ -66,6 +68,8 @@ tools:
 	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v curl >/dev/null || missing="$$missing curl ca-certificates"; \
 	command -v npm >/dev/null || missing="$$missing npm"; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| ls -d "/Applications/Google Chrome.app" /Applications/Chromium.app 2>/dev/null | grep -q . || missing="$$missing chromium"; \
 	for s in redis-server nginx caddy; do \
 		PATH="$$PATH:/usr/sbin" command -v $$s >/dev/null || services="$$services $$s"; \
 	done; \

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/inferweir/weir/admission"
+)
+
+// ask returns the status, the body, and the names in Server-Timing.
+func ask(h http.Handler, path string) (int, string, []string) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	var names []string
+	for _, m := range regexp.MustCompile(`([a-z]+);dur=`).FindAllStringSubmatch(w.Header().Get("Server-Timing"), -1) {
+		names = append(names, m[1])
+	}
+	body, _ := io.ReadAll(w.Result().Body)
+	return w.Code, string(body), names
+}
+
+func TestScore(t *testing.T) {
+	one, err := admission.NewPool(admission.PoolOptions{Workers: 1, Queue: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, path string
+		pool       *admission.Pool
+		status     int
+		body       string
+		phases     []string
+	}{
+		{"without a pool no phase waits", "/score?text=a+good+day", nil, 200, "{\"score\":239,\"words\":3}\n", []string{"total", "tokenize", "model"}},
+		{"a pool changes no answer", "/score?text=a+good+day", one, 200, "{\"score\":239,\"words\":3}\n", []string{"total", "tokenize", "wait", "model"}},
+		{"no text is a mistake", "/score", one, 400, "text: want some words, for example ?text=hello\n", []string{"total", "tokenize"}},
+		{"a ping has no phases", "/ping", one, 200, "pong\n", []string{"total"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			status, body, phases := ask(api(&model{pool: c.pool, work: 10}), c.path)
+			if status != c.status || body != c.body || !slices.Equal(phases, c.phases) {
+				t.Errorf("got %d %q %v, want %d %q %v", status, body, phases, c.status, c.body, c.phases)
+			}
+		})
+	}
+}
+
+func TestScoreRefusesWhatFindsNoWorker(t *testing.T) {
+	pool, err := admission.NewPool(admission.PoolOptions{Workers: 1, Queue: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := api(&model{pool: pool, work: 10})
+	err = pool.Do(context.Background(), func(context.Context) error {
+		if status, _, phases := ask(h, "/score?text=hello"); status != 503 || !slices.Equal(phases, []string{"total", "tokenize", "wait"}) {
+			t.Errorf("while the only worker is busy: %d %v, want 503 after tokenize and wait", status, phases)
+		}
+		if status, body, _ := ask(h, "/ping"); status != 200 || body != "pong\n" {
+			t.Errorf("a ping meanwhile: %d %q, want 200 pong", status, body)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, _ := ask(h, "/score?text=hello"); status != 200 {
+		t.Errorf("afterwards: %d, want 200", status)
+	}
+}
