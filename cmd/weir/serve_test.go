@@ -371,7 +371,7 @@ func TestIntroduction(t *testing.T) {
 	const predict = "curl -si http://127.0.0.1:65535/predict/language -d '{\"instances\": [\"Où est la bibliothèque ?\"]}'"
 	const prediction = "Try it. A prediction:\n\n  " + predict + "\n"
 	const again = "\nThe same again, from the cache (Cache-Status: weir; hit):\n\n  " + predict + "\n"
-	const health = "\nMetrics and health: http://[::1]:65534/metrics, /healthz, /readyz\n"
+	const health = "\nDashboard: http://[::1]:65534/\nMetrics and health: http://[::1]:65534/metrics, /healthz, /readyz\n"
 	const builtinRoutes = `Weir serves on http://127.0.0.1:65535
 
   GET,POST   /predict/language        -> the built-in model, cached for 1m

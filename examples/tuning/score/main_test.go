@@ -5,11 +5,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"testing"
 
 	"github.com/inferweir/weir/admission"
+	"github.com/inferweir/weir/config"
 )
 
 // ask returns the status, the body, and the names in Server-Timing.
@@ -71,4 +74,34 @@ func TestScoreRefusesWhatFindsNoWorker(t *testing.T) {
 	if status, _, _ := ask(h, "/score?text=hello"); status != 200 {
 		t.Errorf("afterwards: %d, want 200", status)
 	}
+}
+
+func TestPlansOfTheGuideFitTheirConfigurations(t *testing.T) {
+	for _, name := range []string{"concurrency.yaml", "processors.yaml"} {
+		t.Run(name, func(t *testing.T) {
+			plan, err := config.ParseMatrix(name, read(t, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			read(t, plan.Load.Body)
+			for _, run := range plan.Runs {
+				text, err := config.ApplySets(plan.Config, read(t, plan.Config), run.Set)
+				if err == nil {
+					_, err = config.Parse(plan.Config, text, os.LookupEnv)
+				}
+				if err != nil {
+					t.Errorf("run %q: %v", run.Name, err)
+				}
+			}
+		})
+	}
+}
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
