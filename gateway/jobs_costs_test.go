@@ -57,28 +57,31 @@ func TestAJobCostsWhatItUses(t *testing.T) {
 
 func TestAJobThatBroughtNothingCostsNothing(t *testing.T) {
 	for name, of := range map[string]struct {
-		target http.HandlerFunc
+		breaks bool // the model breaks off, once it may
 		ends   func(w *instance, id string)
 	}{
-		"cancelled while it waits": {nil, func(w *instance, id string) {
+		"cancelled while it waits": {false, func(w *instance, id string) {
 			if a := w.as(1, "DELETE", "/jobs/"+id, ""); a.status != 200 && a.status != 202 {
 				w.t.Errorf("DELETE: %d %s", a.status, a.body)
 			}
 			w.becomes(1, id, "cancelled")
 		}},
-		"discarded without an answer": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, func(w *instance, id string) {
+		"discarded without an answer": {true, func(w *instance, id string) {
 			w.becomes(1, id, "discarded")
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk()
-			handler := http.Handler(d)
-			if of.target != nil {
-				handler = of.target
+			handler, may := http.Handler(d), make(chan struct{})
+			if of.breaks {
+				handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+					<-may
+					panic(http.ErrAbortHandler)
+				})
 			}
 			yaml := strings.Replace(with(policies("{name: few, quota: 3, window: 1h, by: caller}, {name: tok, quota: 10000, window: 1h, unit: tokens, by: caller}"), "concurrency: 1"), "\nroutes", "\njobs: {attempts: 1}\nroutes", 1)
 			w := keep(t, yaml, handler)
-			if of.target == nil {
+			if !of.breaks {
 				w.later("POST", "/busy", "{}", asUser(2)...)
 				d.next(t)
 			}
@@ -86,6 +89,7 @@ func TestAJobThatBroughtNothingCostsNothing(t *testing.T) {
 			if got := w.remains(1, "few"); got != "2" {
 				t.Errorf("while it waits %s are left, want 2", got)
 			}
+			close(may)
 			of.ends(w, j.ID)
 			storetest.Eventually(t, eventually, "all is given back", func() bool {
 				return w.remains(1, "few") == "3" && w.remains(1, "tok") == "10000"

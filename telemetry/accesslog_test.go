@@ -37,6 +37,7 @@ func full() telemetry.Entry {
 // complete is full with what only some entries have.
 func complete() telemetry.Entry {
 	e := full()
+	e.ShadowScope = "route:chat"
 	e.PolicyScope, e.CacheResult, e.Saved, e.SavedTokens = "plan:pro", telemetry.ResultHit, 3*time.Second, 1277
 	e.Request, e.Samples, e.Stream, e.Estimate, e.Attempts = 0xab, true, true, weir.Usage{Input: 1199, Output: 256}, 2
 	e.TraceID, e.SpanID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -342,33 +342,25 @@ func (u *liveUpstream) isIdle() bool {
 }
 
 // routeLocked is what is known of a route, or of Other where there are as many as may be.
-func (l *Live) routeLocked(name string) *liveRoute {
-	if r := l.routes[name]; r != nil {
-		return r
-	}
-	if len(l.routes) >= maxLiveRoutes {
-		name = Other
-		if r := l.routes[name]; r != nil {
-			return r
-		}
-	}
-	r := &liveRoute{}
-	l.routes[name] = r
-	return r
-}
+func (l *Live) routeLocked(name string) *liveRoute { return known(l.routes, name, maxLiveRoutes) }
 
 // upstreamLocked is what is known of an upstream, or of Other, likewise.
 func (l *Live) upstreamLocked(name string) *liveUpstream {
-	if u := l.upstreams[name]; u != nil {
-		return u
+	return known(l.upstreams, name, maxLiveUpstreams)
+}
+
+// known is what m has of a name. A new name is Other where there are most already.
+func known[T any](m map[string]*T, name string, most int) *T {
+	if v := m[name]; v != nil {
+		return v
 	}
-	if len(l.upstreams) >= maxLiveUpstreams {
+	if len(m) >= most {
 		name = Other
-		if u := l.upstreams[name]; u != nil {
-			return u
+		if v := m[name]; v != nil {
+			return v
 		}
 	}
-	u := &liveUpstream{}
-	l.upstreams[name] = u
-	return u
+	v := new(T)
+	m[name] = v
+	return v
 }

@@ -31,7 +31,7 @@ func TestAccessLogHasTheDetails(t *testing.T) {
 	e := complete()
 	text, _ := logged(t, telemetry.LogOptions{}, e)
 	_, details, _ := strings.Cut(text, `,"user_agent":"curl/8 \"x\""`)
-	want := `,"policy_scope":"plan:pro","saved_ms":3000,"saved_tokens":1277,"request":"00000000000000ab","samples":true,"stream":true,` +
+	want := `,"policy_scope":"plan:pro","shadow_scope":"route:chat","saved_ms":3000,"saved_tokens":1277,"request":"00000000000000ab","samples":true,"stream":true,` +
 		`"estimate_input":1199,"estimate_output":256,"attempts":2,"trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"b7ad6b7169203331"}` + "\n"
 	if details != want {
 		t.Errorf("the line ends in\n%swant\n%s", details, want)

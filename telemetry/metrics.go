@@ -46,8 +46,8 @@ const (
 	ResultOpen      = "open"      // the circuit breaker let nothing through
 )
 
-// maxLabels bounds the values of each label over the life of a Metrics, reloads
-// included; later ones count as "other".
+// maxLabels bounds the values that each label has at a time; further ones count as
+// "other".
 const maxLabels = 4096
 
 // Labels are the closed sets that label values come from. Invalid UTF-8 in them
@@ -69,7 +69,7 @@ type Metrics struct {
 	series   atomic.Pointer[series]
 	tokens   tokens
 
-	mu    sync.Mutex // guards changes of series, and functions
+	mu    sync.Mutex // guards changes of series, new counters of routes, and functions
 	funcs map[string]*function
 }
 
@@ -121,8 +121,8 @@ func revision() string {
 
 // Extend adds label values, for a new configuration: call it before the first
 // request sees that configuration. What was counted so far stays, and names
-// that are gone keep their series, because requests that began under them
-// still end. Each label holds at most 4096 values; further ones are "other".
+// that are gone keep their series until Retain, because requests that began under
+// them still end. Each label holds at most 4096 values; further ones are "other".
 func (m *Metrics) Extend(l Labels) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -145,7 +145,7 @@ func (m *Metrics) RequestDone(route, method string, status int, d time.Duration)
 	r := m.series.Load().route(route)
 	r.inFlight.Dec()
 	r.duration.Observe(max(d, 0).Seconds())
-	r.requests(m.vecs.requests, methodIndex(method), statusIndex(status)).Inc()
+	m.requests(r, methodIndex(method), statusIndex(status)).Inc()
 }
 
 // Decision counts what one policy said about one request. The scope is the

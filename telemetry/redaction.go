@@ -81,7 +81,7 @@ func hideAddresses(s string) string {
 	}
 	words := strings.Split(first(s, 4*maxString), " ") // the rest is cut anyway
 	for i, word := range words {
-		bare := strings.Trim(word, `:;,.()"'`)
+		bare := strings.TrimRight(strings.TrimLeft(word, `("'`), `:;,.)"'`)
 		if isAddress(bare) || bare != "" && i > 0 && words[i-1] == "lookup" {
 			words[i] = strings.Replace(word, bare, "…", 1)
 		}

@@ -229,19 +229,37 @@ func newRouteSeries(v *vectors, name string) *routeSeries {
 	return r
 }
 
-// requests returns the counter for a method and a status. Two that come first
-// at once get the same counter from vec, so it does not matter whose pointer
-// stays.
-func (r *routeSeries) requests(vec *prometheus.CounterVec, method, status int) prometheus.Counter {
+// counted returns the counter for a method and a status, nil where there is none yet.
+func (r *routeSeries) counted(method, status int) prometheus.Counter {
+	if table := r.methods[method].Load(); table != nil {
+		if c := table[status].Load(); c != nil {
+			return *c
+		}
+	}
+	return nil
+}
+
+// requests returns the counter of r for a method and a status. One that is not there is
+// made under the lock: of a route that is gone by now nothing is made, and it counts as
+// "other".
+func (m *Metrics) requests(r *routeSeries, method, status int) prometheus.Counter {
+	if c := r.counted(method, status); c != nil {
+		return c
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if all := m.series.Load(); all.routes[r.name] != r {
+		r = all.routes[Other]
+	}
+	if c := r.counted(method, status); c != nil {
+		return c
+	}
 	table := r.methods[method].Load()
 	if table == nil {
-		r.methods[method].CompareAndSwap(nil, new(statusTable))
-		table = r.methods[method].Load()
+		table = new(statusTable)
+		r.methods[method].Store(table)
 	}
-	if c := table[status].Load(); c != nil {
-		return *c
-	}
-	c := vec.WithLabelValues(r.name, methodLabel(method), statusLabel(status))
+	c := m.vecs.requests.WithLabelValues(r.name, methodLabel(method), statusLabel(status))
 	table[status].Store(&c)
 	return c
 }
@@ -270,8 +288,8 @@ func newUpstreamSeries(v *vectors, name string) *upstreamSeries {
 		duration:  v.callsDuration.WithLabelValues(name),
 		waits:     v.queueWaits.WithLabelValues(name),
 	}
-	for i := range u.answers {
-		u.answers[i] = v.answers.WithLabelValues(name, strconv.Itoa(i+1)+"xx")
+	for i, class := range classes() {
+		u.answers[i] = v.answers.WithLabelValues(name, class)
 	}
 	return u
 }

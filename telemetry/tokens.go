@@ -8,7 +8,7 @@ import (
 	"github.com/inferweir/weir"
 )
 
-// maxModels bounds the names of models over the life of a Metrics: they come from
+// maxModels bounds the names of models that have series at a time: they come from
 // requests and answers, and many servers repeat whatever name they are asked for.
 const maxModels = 100
 
@@ -29,7 +29,7 @@ type tokenSeries struct{ input, cached, output prometheus.Counter }
 func (m *Metrics) Tokens(route, model string, u weir.Usage) {
 	s := m.tokens.find(tokenKey{m.series.Load().route(route).name, clean(model)})
 	if s == nil {
-		s = m.tokens.add(m.vecs.tokens, tokenKey{m.series.Load().route(route).name, clean(model)})
+		s = m.addTokens(route, clean(model))
 	}
 	s.input.Add(float64(max(u.Input, 0)))
 	s.cached.Add(float64(max(u.Cached, 0)))
@@ -42,9 +42,12 @@ func (t *tokens) find(key tokenKey) *tokenSeries {
 	return t.series[key]
 }
 
-func (t *tokens) add(vec *prometheus.CounterVec, key tokenKey) *tokenSeries {
+func (m *Metrics) addTokens(route, model string) *tokenSeries {
+	t, vec := &m.tokens, m.vecs.tokens
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	// Under the lock, or it could be a route whose series were just taken away.
+	key := tokenKey{m.series.Load().route(route).name, model}
 	if !t.models[key.model] && len(t.models) >= maxModels || len(key.model) > maxString {
 		key.model = Other
 	} else {

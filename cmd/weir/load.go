@@ -163,6 +163,8 @@ func (c *loadRun) verdict(r *loadtest.Report, changes *loadtest.Comparison) erro
 		return fmt.Errorf("more than %s of the last requests failed: ended early", c.MaxErrors)
 	case r.Ended == loadtest.EndedInterrupted:
 		return errors.New("interrupted: the report is of what was sent until then")
+	case r.OK == 0:
+		return errors.New("no request was answered without an error")
 	case !r.Met():
 		return errors.New("the service level is not met")
 	case c.SlowerBy != nil:

@@ -51,6 +51,8 @@ func (c *replayCommand) Run(ctx context.Context, out output) error {
 		return errors.New("interrupted")
 	case err != nil:
 		return fmt.Errorf("%s: %w", c.Log, err)
+	case report.New.Requests == 0 && report.CutOff:
+		return fmt.Errorf("%s: its end is missing, and there is no request before: want the whole log", c.Log)
 	case report.New.Requests == 0:
 		return fmt.Errorf("%s: %s, and none is a request: want the access log of a Weir", c.Log, count(report.Lines, "line"))
 	}
@@ -66,6 +68,9 @@ const mostReplayCallers = 10
 func (c *replayCommand) print(w io.Writer, r *gateway.ReplayReport) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(t, "%s from %s to %s, %s skipped\n\n", count(r.New.Requests, "request"), stamp(r.From), stamp(r.To), count(r.Skipped, "line"))
+	if r.CutOff {
+		fmt.Fprintf(t, "The end of the log is missing: it is compressed, and breaks off in or after line %d.\n\n", r.Lines)
+	}
 	printTotals(t, r)
 	if c.By == "all" || c.By == "policy" {
 		printPolicies(t, r)
@@ -131,7 +136,7 @@ func waited(ms float64) string {
 func printPolicies(w io.Writer, r *gateway.ReplayReport) {
 	fmt.Fprint(w, "\nrefused by\tin the log\tnew\t\n")
 	for _, p := range r.Policies {
-		fmt.Fprintf(w, "%s\t%d\t%d\t\n", p.Name, p.Logged, p.New)
+		fmt.Fprintf(w, "%s\t%d\t%d\t\n", printable(p.Name), p.Logged, p.New)
 	}
 	reasons := map[string]bool{}
 	for _, by := range []map[string]int64{r.Logged.ShedBy, r.New.ShedBy} {
@@ -140,7 +145,7 @@ func printPolicies(w io.Writer, r *gateway.ReplayReport) {
 		}
 	}
 	for _, reason := range slices.Sorted(maps.Keys(reasons)) {
-		fmt.Fprintf(w, "queue %s\t%d\t%d\t\n", reason, r.Logged.ShedBy[reason], r.New.ShedBy[reason])
+		fmt.Fprintf(w, "queue %s\t%d\t%d\t\n", printable(reason), r.Logged.ShedBy[reason], r.New.ShedBy[reason])
 	}
 	if len(r.Policies) == 0 && len(reasons) == 0 {
 		fmt.Fprint(w, "nothing\t\t\t\n")
