@@ -211,15 +211,15 @@ func (t *tally) choice(index int64, finish jsonscan.Value) {
 	t.begun[index/64] |= 1 << (index % 64)
 	if finish.Kind() == jsonscan.String && len(finish.Raw()) > 2 {
 		t.finished[index/64] |= 1 << (index % 64)
-		t.hindered = t.hindered || !natural(finish)
+		t.hindered = t.hindered || !natural(finish.Raw())
 	}
 }
 
 // natural reports whether a finish reason says that the model itself was done. It
 // is one of the documented words: OpenAI's, Anthropic's, those of TGI and of
 // servers that took them over, and the status of OpenAI's responses.
-func natural(finish jsonscan.Value) bool {
-	switch string(finish.Raw()) {
+func natural(quoted []byte) bool {
+	switch string(quoted) {
 	case `"stop"`, `"tool_calls"`, `"function_call"`,
 		`"end_turn"`, `"stop_sequence"`, `"tool_use"`,
 		`"eos_token"`, `"eos"`,
@@ -228,6 +228,11 @@ func natural(finish jsonscan.Value) bool {
 	}
 	return false
 }
+
+// EndedByItself reports whether a reason as Outcome.Finish gives it says that the model
+// was done: an answer with another one was cut short, or filtered, and is none to keep.
+// "" is no such reason; see Call.MayEndUnsaid.
+func EndedByItself(finish string) bool { return natural([]byte(`"` + finish + `"`)) }
 
 // settled reports whether all choices that have begun are finished, and they are
 // as many as were asked for.

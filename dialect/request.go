@@ -84,6 +84,10 @@ func (c *Call) Generates() bool {
 	return c.endpoint.answers.reasons
 }
 
+// MayEndUnsaid reports whether a whole answer may come without a reason for its end,
+// though a model writes it: older versions of Ollama give none.
+func (c *Call) MayEndUnsaid() bool { return c.Generates() && c.endpoint.answers.lines }
+
 // role is what a member of a request is read for.
 type role uint8
 

@@ -68,11 +68,14 @@ func (r *rerun) lookUp() bool {
 	if c.Mode == cacheHTTP {
 		return r.lookUpAsLogged()
 	}
-	if r.x.samples() {
+	if r.in.samples && c.Only != "all" {
 		return false
 	}
-	if r.in.hash == 0 {
+	if r.in.hash == 0 { // whether it samples is not known then, if the line does not say so
 		r.assume(assumeNoHash)
+		return false
+	}
+	if r.x.samples() {
 		return false
 	}
 	r.keyed, r.key = true, r.cacheKey()
@@ -185,15 +188,48 @@ func (r *rerun) judge() (shareable, storable bool) {
 	c, a := r.x.chosen.config.Cache, &r.answer
 	ttl := r.ttl()
 	switch {
-	case !r.keyed || a.failed:
+	case !r.keyed || a.failed || r.in.method == http.MethodHead:
 		return true, false
 	case a.status == http.StatusPartialContent || a.status == http.StatusNotModified || a.status == http.StatusSwitchingProtocols,
 		a.bytes > int64(c.MaxEntry),
-		a.unkept && ttl > 0,
+		a.apart,
 		cache.Share(c.Share) != cache.ShareCaller && a.status/100 == 4 && ttl == 0:
 		return false, false
 	}
-	return true, ttl > 0
+	return true, ttl > 0 && !a.unkept && r.isWhole()
+}
+
+// isWhole reports whether the answer, if it is a good one, came to its own end: by what
+// exchange.judgement asks for, as far as the log tells. An answer of a model has a reason
+// for its end where it is read. Its other choices, and a refusal, are not in the log.
+func (r *rerun) isWhole() bool {
+	a := &r.answer
+	switch {
+	case a.status/100 != 2:
+		return true
+	case a.broken || a.ending == endCut:
+		return false
+	case a.ending == endNatural:
+		return true
+	}
+	call := r.x.call
+	return !call.Generates() || call.MayEndUnsaid()
+}
+
+// noteKept says what is assumed of an answer that is kept, or given to those who wait.
+func (r *rerun) noteKept(a *answerFacts, kept bool) {
+	call := r.x.call
+	unsaid := kept && a.ending == endUnsaid && a.status/100 == 2
+	if unsaid && (call.MayEndUnsaid() || a.hides && call.Endpoint == "" && (a.streamed || a.output > 0)) {
+		r.assume(assumeEnd)
+	}
+	switch {
+	case a.failed || r.in.result == outHit || r.in.result == outStale || r.in.result == outCollapsed:
+	case a.unseen:
+		r.assume(assumeUnseen)
+	case a.unkept && !kept:
+		r.assume(assumeShared)
+	}
 }
 
 // ttl is for how long the answer is fresh.
@@ -214,6 +250,7 @@ const headSize = 200
 // store keeps the answer.
 func (r *rerun) store() {
 	v, c, a := r.replayer, r.x.chosen.config.Cache, &r.answer
+	r.noteKept(a, true)
 	e := &cache.Entry{
 		Status:  a.status,
 		Body:    v.bytes(a.bytes + headSize),

@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/inferweir/weir/dialect"
 )
 
 // longestLogLine is the longest line of a log that is read. Weir's own are shorter by
@@ -50,6 +52,7 @@ type logLine struct {
 	InputTokens    int64   `json:"input_tokens"`
 	CachedTokens   int64   `json:"cached_tokens"`
 	OutputTokens   int64   `json:"output_tokens"`
+	Finish         string  `json:"finish"`
 	UsageEstimated bool    `json:"usage_estimated"`
 	Error          string  `json:"error"`
 	BytesIn        int64   `json:"bytes_in"`
@@ -73,12 +76,13 @@ type logged struct {
 	bytesIn, bytesOut                    int64
 	input, cached, output                int64 // tokens
 	estimateIn, estimateOut              int64
-	hash                                 uint64
+	hash, cacheKey                       uint64 // of the request, of its cache_key; 0: the line has none
 	id, caller, plan, route              string
 	method, path, model, client          string
 	policy, shed, job                    string
 	status                               int16
 	result                               outcome
+	ending                               ending
 	called                               bool // the upstream
 	failed                               bool // it, and brought no answer
 	broken                               bool // its answer was not whole
@@ -107,12 +111,36 @@ func (o outcome) String() string {
 	return [...]string{ReplayOther, ReplayUpstream, ReplayHit, ReplayStale, ReplayCollapsed, ReplayDenied, ReplayShed, ReplayJob, ReplayLeft}[o]
 }
 
+// ending is how the model ended an answer, as far as the log says.
+type ending uint8
+
+const (
+	endUnsaid  ending = iota
+	endNatural        // by itself
+	endCut            // by a length limit, a filter or an abort
+)
+
+func endingOf(finish string) ending {
+	switch {
+	case finish == "":
+		return endUnsaid
+	case dialect.EndedByItself(finish):
+		return endNatural
+	}
+	return endCut
+}
+
+// hidden is what stands in a log for a text that telemetry.log.redact hides, and, with a
+// colon, before the pseudonym of a caller and a client.
+const hidden = "redacted"
+
 // accessLog is a log that was read.
 type accessLog struct {
 	requests []*logged // by arrival
 	block    []logged  // where the next of them are made: one large slice would be copied as it grows
 	lines    int64
 	skipped  int64
+	cutOff   bool // it is compressed, and its end is missing
 	most     int
 	named    bool // the requests have their IDs
 	texts    map[string]string
@@ -141,12 +169,13 @@ func (l *accessLog) share(s string) string {
 // are written when requests end.
 func readLog(ctx context.Context, r io.Reader, o ReplayOptions) (*accessLog, error) {
 	in := bufio.NewReaderSize(r, longestLogLine)
+	zipped := false
 	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		unzipped, err := gzip.NewReader(in)
 		if err != nil {
 			return nil, fmt.Errorf("log: gzip: %w", err)
 		}
-		in = bufio.NewReaderSize(unzipped, longestLogLine)
+		in, zipped = bufio.NewReaderSize(unzipped, longestLogLine), true
 	}
 	l := &accessLog{most: o.MaxRequests, named: o.Each != nil, texts: map[string]string{}}
 	if l.most <= 0 {
@@ -157,6 +186,9 @@ func readLog(ctx context.Context, r io.Reader, o ReplayOptions) (*accessLog, err
 		tooLong := errors.Is(err, bufio.ErrBufferFull)
 		for errors.Is(err, bufio.ErrBufferFull) {
 			_, err = in.ReadSlice('\n')
+		}
+		if l.cutOff = zipped && errors.Is(err, io.ErrUnexpectedEOF); l.cutOff {
+			err = io.EOF
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("log: line %d: %w", l.lines+1, err)
@@ -239,6 +271,8 @@ func (l *accessLog) compact(e *logLine, at time.Time) logged {
 		r.estimateIn = e.InputTokens
 	}
 	r.hash, _ = strconv.ParseUint(e.Request, 16, 64) // 0 is none
+	r.cacheKey, _ = strconv.ParseUint(e.CacheKey[:min(len(e.CacheKey), 16)], 16, 64)
+	r.ending = endingOf(e.Finish)
 	if l.named {
 		r.id = e.RequestID
 	}

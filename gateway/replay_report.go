@@ -17,6 +17,9 @@ type ReplayReport struct {
 	// Lines is how many there were, Skipped those of them that are no requests.
 	Lines   int64 `json:"lines"`
 	Skipped int64 `json:"skipped"`
+	// CutOff says that the log is compressed and its end is missing: what was there is
+	// replayed. The last of its lines may be half a line, which is skipped.
+	CutOff bool `json:"cut_off,omitempty"`
 	// Logged is what the log says, New what the new configuration makes of it.
 	Logged ReplayTotals `json:"logged"`
 	New    ReplayTotals `json:"new"`
@@ -201,7 +204,11 @@ func (t *tally) count(to *ReplayTotals, which int, o ReplayOutcome) {
 		if to.ShedBy == nil {
 			to.ShedBy = map[string]int64{}
 		}
-		to.ShedBy[o.Shed]++
+		reason := o.Shed
+		if _, there := to.ShedBy[reason]; !there && len(to.ShedBy) >= maxGroups {
+			reason = groupOthers // a log may say anything
+		}
+		to.ShedBy[reason]++
 	case ReplayJob:
 		to.Jobs++
 	case ReplayLeft:
@@ -265,7 +272,7 @@ func (t *tally) policy(name string) *ReplayPolicy {
 
 // report is all of it.
 func (t *tally) report(l *accessLog, c *config.Config) *ReplayReport {
-	r := &ReplayReport{Lines: l.lines, Skipped: l.skipped, Logged: t.logged, New: t.new}
+	r := &ReplayReport{Lines: l.lines, Skipped: l.skipped, CutOff: l.cutOff, Logged: t.logged, New: t.new}
 	if n := len(l.requests); n > 0 {
 		r.From, r.To = time.Unix(0, l.requests[0].at).UTC(), time.Unix(0, l.requests[n-1].at).UTC()
 	}

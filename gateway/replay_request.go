@@ -17,19 +17,40 @@ import (
 // start takes the steps that need no body: a status other than 0 refuses it.
 func (r *rerun) start() int {
 	v, in := r.replayer, r.in
+	rt, path := v.pathOf(in)
 	x := &exchange{gateway: v.gateway, setup: v.setup, started: v.now, r: &http.Request{
-		Method: in.method, URL: &url.URL{Path: in.path}, RequestURI: in.path,
+		Method: in.method, URL: &url.URL{Path: path}, RequestURI: path,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody,
 	}}
 	x.w = &response{ResponseWriter: nobody{http.Header{}}, exchange: x}
 	r.x = x
-	if err := x.match(); err != nil {
+	if in.path == hidden {
+		r.assume(assumePath)
+		if rt == nil {
+			return http.StatusNotFound
+		}
+		x.candidates, x.chosen, x.fits = []*route{rt}, rt, rt.upstream
+	} else if err := x.match(); err != nil {
 		return statusOf(err)
 	}
 	if status := r.identify(); status != 0 {
 		return status
 	}
 	return r.choose()
+}
+
+// pathOf is the path of a request. Of one that is hidden it is what the route of the log,
+// which comes with it, has at least; nil: the configuration has no such route.
+func (v *replayer) pathOf(in *logged) (*route, string) {
+	if in.path != hidden {
+		return nil, in.path
+	}
+	for _, rt := range v.setup.routes {
+		if rt.name == in.route {
+			return rt, rt.path
+		}
+	}
+	return nil, "/"
 }
 
 func statusOf(err error) int {
@@ -43,7 +64,9 @@ func statusOf(err error) int {
 func (r *rerun) identify() int {
 	v, in, x := r.replayer, r.in, r.x
 	caller := weir.Caller{ID: in.caller, Plan: in.plan}
-	if in.client != "" {
+	if strings.HasPrefix(in.client, hidden+":") {
+		r.assume(assumeClient)
+	} else if in.client != "" {
 		// By the address alone: is it denied, and what network is it of?
 		by, err := v.setup.callers.Identify(v.ctx, http.Header{}, net.JoinHostPort(in.client, "0"))
 		if p, ok := errors.AsType[*weir.Problem](err); ok && p.Status == http.StatusForbidden {
@@ -64,6 +87,8 @@ func (r *rerun) identify() int {
 			r.assume(assumeKey)
 		}
 	case "jwt": // its token says
+	case hidden:
+		r.assume(assumeCaller)
 	default:
 		caller.Plan = ""
 	}
@@ -95,7 +120,7 @@ func (r *rerun) choose() int {
 		return http.StatusNotFound
 	}
 	x.chosen = x.candidates[chosen]
-	x.call, x.readAs = v.read(x.chosen, in), x.chosen.upstream
+	x.call, x.readAs = r.read(x.chosen), x.chosen.upstream
 	if in.bytesIn > int64(x.chosen.config.MaxBody) {
 		return http.StatusRequestEntityTooLarge
 	}
@@ -108,12 +133,13 @@ func (r *rerun) choose() int {
 }
 
 // read makes what the dialect would have read in the body, of what the log says of it.
-func (v *replayer) read(rt *route, in *logged) *dialect.Call {
+func (r *rerun) read(rt *route) *dialect.Call {
+	v, in := r.replayer, r.in
 	if !rt.reads {
 		return new(dialect.Call)
 	}
 	d := rt.upstream.dialect
-	request := dialect.Request{Method: in.method, Path: rt.upstream.path(in.path), Depth: v.setup.config.Limits.JSONDepth}
+	request := dialect.Request{Method: in.method, Path: rt.upstream.path(r.x.r.URL.Path), Depth: v.setup.config.Limits.JSONDepth}
 	c := d.Read(request)
 	if in.bytesIn > 0 {
 		said := map[string]any{"stream": in.stream}

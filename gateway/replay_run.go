@@ -389,6 +389,7 @@ func (r *rerun) complete() {
 	}
 	for _, f := range r.land() {
 		f.answer = *a
+		f.noteKept(a, false)
 		f.end(outCollapsed, a.status)
 	}
 	r.end(outUpstream, a.status)

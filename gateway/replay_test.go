@@ -114,9 +114,12 @@ func model(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	}
-	status := http.StatusOK
-	answer := fmt.Sprintf(`{"id":"c","object":"chat.completion","model":%q,"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"%s"}}],"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":0}}`,
-		asked.Model, strings.Repeat("y", int(sum%700)), len(body)/4, 10+sum%180)
+	status, finish := http.StatusOK, "stop"
+	if sum%11 == 0 {
+		finish = "length"
+	}
+	answer := fmt.Sprintf(`{"id":"c","object":"chat.completion","model":%q,"choices":[{"index":0,"finish_reason":%q,"message":{"role":"assistant","content":"%s"}}],"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":0}}`,
+		asked.Model, finish, strings.Repeat("y", int(sum%700)), len(body)/4, 10+sum%180)
 	switch {
 	case sum%97 == 0:
 		status, answer = http.StatusInternalServerError, `{"error":{"message":"it broke"}}`
@@ -156,9 +159,15 @@ func stream(w http.ResponseWriter, r *http.Request, name string, took time.Durat
 // live serves all requests at their times, and returns the access log.
 func live(t *testing.T, yaml string, all []arrival) []byte {
 	t.Helper()
+	return liveOf(t, yaml, all, model)
+}
+
+// liveOf is live with another upstream.
+func liveOf(t *testing.T, yaml string, all []arrival, models http.HandlerFunc) []byte {
+	t.Helper()
 	var log bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
-		g, err := gateway.New(configured(t, yaml), gateway.Options{Models: http.HandlerFunc(model), Log: &log})
+		g, err := gateway.New(configured(t, yaml), gateway.Options{Models: models, Log: &log})
 		if err != nil {
 			t.Fatal(err)
 		}
