@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -81,7 +82,11 @@ type autoStart struct {
 	start, low, high int64
 	ttl              bool
 	upstream         string
+	place            autoPlace
 }
+
+// autoPlace is where the configuration has a value: of which plan or route, and its path.
+type autoPlace struct{ kind, name, path string }
 
 // matter are the upstreams whose load moves the value.
 func (a autoStart) matter(all map[string]pressure) []pressure {
@@ -97,20 +102,28 @@ func (a autoStart) matter(all map[string]pressure) []pressure {
 // autoStarts are the values of c that load moves.
 func autoStarts(c *config.Config) map[string]autoStart {
 	all := map[string]autoStart{}
-	add := func(scope, upstream string, policies []config.Policy) {
-		for _, p := range policies {
-			if p.Auto != nil {
-				all[policyKey(scope, p)] = autoStart{max(p.Quota, p.Concurrent), p.Auto.Min, p.Auto.Max, false, upstream}
+	add := func(at autoPlace, upstream string, policies []config.Policy) {
+		for i, p := range policies {
+			if p.Auto == nil {
+				continue
 			}
+			key, place := "quota", at
+			if p.Concurrent > 0 {
+				key = "concurrent"
+			}
+			place.path = fmt.Sprintf("%s.policies[%d].%s", at.path, i, key)
+			all[policyKey(at.kind+":"+at.name, p)] = autoStart{max(p.Quota, p.Concurrent), p.Auto.Min, p.Auto.Max, false, upstream, place}
 		}
 	}
 	for name, plan := range c.Plans {
-		add("plan:"+name, "", plan.Policies)
+		add(autoPlace{"plan", name, "plans." + name}, "", plan.Policies)
 	}
-	for _, r := range c.Routes {
-		add("route:"+r.Name, r.Upstream, r.Policies)
+	for i, r := range c.Routes {
+		at := autoPlace{"route", r.Name, fmt.Sprintf("routes[%d]", i)}
+		add(at, r.Upstream, r.Policies)
 		if a := r.Cache.Auto; a != nil {
-			all[ttlKey(r)] = autoStart{int64(r.Cache.TTL), int64(a.Min), int64(a.Max), true, r.Upstream}
+			at.path += ".cache.ttl"
+			all[ttlKey(r)] = autoStart{int64(r.Cache.TTL), int64(a.Min), int64(a.Max), true, r.Upstream, at}
 		}
 	}
 	return all

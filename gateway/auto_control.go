@@ -149,7 +149,6 @@ func (g *Gateway) stepAutos(context.Context) {
 	was := g.setup.Load()
 	starts := autoStarts(was.config)
 	if g.live.closed || len(starts) == 0 {
-		g.autoValues = nil
 		return
 	}
 	signals := was.pressures(now)
@@ -157,10 +156,7 @@ func (g *Gateway) stepAutos(context.Context) {
 	var turned []string
 	moves := false
 	for key, start := range starts {
-		v := g.autoValues[key].at(start, was.moved, key)
-		if v.since.IsZero() {
-			v.since = now
-		}
+		v := g.autoValues[key]
 		direction := v.up
 		moved := false
 		if matter := start.matter(signals); len(matter) > 0 {
@@ -193,12 +189,30 @@ func (g *Gateway) stepAutos(context.Context) {
 	}
 }
 
+// settleAutosLocked gives each value that s moves its place, and takes away what is no
+// value of s. g.changes is held.
+func (g *Gateway) settleAutosLocked(s *setup, now time.Time) {
+	var values map[string]autoValue
+	for key, start := range autoStarts(s.config) {
+		v := g.autoValues[key].at(start, s.moved, key)
+		if v.since.IsZero() {
+			v.since = now
+		}
+		if values == nil {
+			values = map[string]autoValue{}
+		}
+		values[key] = v
+	}
+	g.autoValues = values
+}
+
 // at is v where it is now: where it starts, unless it was moved.
 func (v autoValue) at(start autoStart, m moved, key string) autoValue {
 	value, moved := m[key]
 	if !moved {
 		value = start.start
 	}
+	v.place = start.place // others may have come before it
 	if v.autoStart != start || v.value != value {
 		v = autoValue{autoStart: start, value: value, reason: "as in the file"}
 		if moved {
@@ -283,15 +297,17 @@ func (l *lately) setLong(d time.Duration) {
 	l.long = d
 }
 
-// autoSnapshots are the values that load moves, by what they are.
-func (g *Gateway) autoSnapshots() []AutoSnapshot {
+// Auto are the values that load moves, by what they are. One that is where it starts is
+// among them.
+func (g *Gateway) Auto() []AutoSnapshot {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	all := make([]AutoSnapshot, 0, len(g.autoValues))
 	for _, key := range slices.Sorted(maps.Keys(g.autoValues)) {
 		v := g.autoValues[key]
 		all = append(all, AutoSnapshot{
-			What: key, Value: v.shown(v.value), Min: v.shown(v.low), Max: v.shown(v.high), File: v.shown(v.start),
+			What: key, Kind: v.place.kind, Name: v.place.name, Path: v.place.path,
+			Value: v.shown(v.value), Min: v.shown(v.low), Max: v.shown(v.high), File: v.shown(v.start),
 			Reason: v.reason, Since: v.since,
 		})
 	}

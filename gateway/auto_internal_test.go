@@ -97,7 +97,6 @@ routes: [{name: r, match: {path: /*}, upstream: llm, policies: [{name: slots, co
 		g.setup.Load().upstreams["llm"].counts.observe(admission.Event{Target: -1, Reason: admission.QueueFull})
 		g.stepAutos(t.Context())
 	}
-	g.stepAutos(t.Context())
 	policies := func() string {
 		rec := httptest.NewRecorder()
 		g.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
@@ -109,7 +108,7 @@ routes: [{name: r, match: {path: /*}, upstream: llm, policies: [{name: slots, co
 			t.Errorf("%s: callers are told %s, want %s", when, got, limits)
 		}
 		var got []string
-		for _, a := range g.autoSnapshots() {
+		for _, a := range g.Auto() {
 			got = append(got, a.What+" "+a.Value+" of "+a.File)
 		}
 		for i := range values {
@@ -138,7 +137,6 @@ routes: [{name: r, match: {path: /*}, upstream: llm, policies: [{name: slots, co
 		if _, err := g.Edit(t.Context(), config.Edit{Kind: "plan", Name: "default", Doc: []byte(doc)}, "test"); err != nil {
 			t.Fatal(err)
 		}
-		g.stepAutos(t.Context())
 	}
 	edit(`{"weight": 2}`)
 	want("after an edit of something else", `"p";q=80;w=3600, "slots";q=8;qu="concurrent-requests"`, "plan:default/p 80 of 100", ttlNow, slotsNow)

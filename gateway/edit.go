@@ -48,6 +48,9 @@ type Override struct {
 	// By is who changed it last, and At when.
 	By string    `json:"by"`
 	At time.Time `json:"at"`
+	// LeftOut is why the edit is not in force, "" where it is: it does not fit the
+	// file, or what else was edited. It is in force as soon as it fits.
+	LeftOut string `json:"left_out,omitempty"`
 }
 
 // Edit changes a plan, route or upstream, for all requests that begin from now on, and
@@ -204,17 +207,20 @@ func (g *Gateway) tellChange(c Change) {
 	g.Note(EventSnapshot{Kind: "override", Text: fmt.Sprintf("%s %s %s by %s", c.Kind, c.Name, text, c.By), Details: c.Doc})
 }
 
-// Overrides are the plans, routes and upstreams that are not as in the file, by kind
-// and name. What does not fit the file is not in force, and not among them.
+// Overrides are the plans, routes and upstreams that were edited, by kind and name. Those
+// that are not in force, because they do not fit, say why in LeftOut.
 func (g *Gateway) Overrides() []Override {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	l := &g.live
 	all := make([]Override, 0, len(l.edits))
 	for _, key := range slices.SortedFunc(maps.Keys(l.edits), editKey.compare) {
-		if e := l.edits[key]; l.left[key] == nil {
-			all = append(all, Override{Kind: key.kind, Name: key.name, Doc: e.doc, Kept: l.kept.plans[key], By: e.by, At: e.at})
+		e := l.edits[key]
+		o := Override{Kind: key.kind, Name: key.name, Doc: e.doc, Kept: l.kept.plans[key], By: e.by, At: e.at}
+		if err := l.left[key]; err != nil {
+			o.LeftOut = err.Error()
 		}
+		all = append(all, o)
 	}
 	return all
 }

@@ -205,9 +205,9 @@ func shadows(looks []PolicyLook) string {
 	case refusing != "":
 		return fmt.Sprintf(" %q would refuse it, but is in shadow, as %d of the policies are.", refusing, n)
 	case n == 1:
-		return " One more has room, in shadow."
+		return " One in shadow has room."
 	}
-	return fmt.Sprintf(" %d more have room, in shadow.", n)
+	return fmt.Sprintf(" %d in shadow have room.", n)
 }
 
 // withoutStore says what was done in the place of the shared store, "" where it has

@@ -63,6 +63,7 @@ type Gateway struct {
 	warned       atomic.Bool // of a proxy that is not trusted
 
 	holdings *holdings
+	names    sync.Mutex // held while series come and go with the setups that have their names
 	live     live
 	autos    *background // nil before it begins
 
@@ -101,7 +102,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 	if err := g.openData(c); err != nil {
 		return nil, errors.Join(err, g.data.close(context.Background()), g.answers.close(), g.counts.close(context.Background()))
 	}
-	g.holdings = newHoldings()
+	g.holdings = newHoldings(g.forget)
 	s, err := g.build(c, nil, &setup{})
 	if err != nil {
 		g.holdings.close()

@@ -32,7 +32,7 @@ type kept struct {
 	turns    uint64             // changes that were begun
 	turn     chan struct{}      // has room for who makes the next change; not guarded
 	owed     map[editKey]intent // what the database does not keep yet
-	plans    map[editKey]bool   // what is in force as the database has it
+	plans    map[editKey]bool   // what is here as the database has it, in force or left out
 }
 
 // beginChange says that something is being changed here: until endChange, what the

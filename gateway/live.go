@@ -93,7 +93,7 @@ func (l *live) fit(file *config.Config, edits map[editKey]edit) (*config.Config,
 	for _, key := range slices.SortedFunc(maps.Keys(edits), editKey.compare) {
 		switch _, known := file.EditDoc(key.kind, key.name); {
 		case !known:
-			left[key] = ErrNoSuch
+			left[key] = fmt.Errorf("there is no %s %s in the file", key.kind, key.name)
 		case l.left[key] != nil && bytes.Equal(l.edits[key].doc, edits[key].doc):
 			again = append(again, key)
 		default:

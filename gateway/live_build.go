@@ -65,15 +65,18 @@ func (g *Gateway) build(c *config.Config, moved moved, was *setup) (*setup, erro
 // swap puts next in force, for all requests that begin from now on. g.changes is held.
 func (g *Gateway) swap(next *setup) {
 	was := g.setup.Load()
-	g.metrics.Extend(labels(next.config))
 	next.users.Store(1)
+	g.names.Lock()
 	g.holdings.hold(next)
+	g.metrics.Extend(labels(next.config))
+	g.names.Unlock()
 	g.counts.configured.Store(int64(next.config.Instances))
 	next.bodies.max.Store(next.mostBody)
 	for _, u := range next.upstreams {
 		u.counts.lately.setLong(time.Duration(autoLong * float64(u.config.Queue.MaxWait)))
 	}
 	g.setup.Store(next)
+	g.settleAutosLocked(next, time.Now())
 	if was == nil {
 		return
 	}

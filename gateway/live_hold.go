@@ -1,6 +1,10 @@
 package gateway
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/inferweir/weir/config"
+)
 
 // held is something that setups have in common, one after the other: it is closed after
 // the last request of the last setup that has it.
@@ -15,6 +19,9 @@ type holdings struct {
 	mu   sync.Mutex
 	open map[*held]bool // guarded by mu
 	over []*held        // to be closed; guarded by mu
+	// setups are those that are in use; guarded by mu.
+	setups map[*setup]bool
+	ended  func() // called after the last use of a setup, by run
 
 	wake    chan struct{}
 	stop    chan struct{}
@@ -22,8 +29,13 @@ type holdings struct {
 	done    sync.WaitGroup
 }
 
-func newHoldings() *holdings {
-	h := &holdings{open: map[*held]bool{}, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+// newHoldings has ended called after setups have ended, each time at least once for all
+// that have.
+func newHoldings(ended func()) *holdings {
+	h := &holdings{
+		open: map[*held]bool{}, setups: map[*setup]bool{}, ended: ended,
+		wake: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
 	h.done.Go(h.run)
 	return h
 }
@@ -43,6 +55,7 @@ func (h *holdings) run() {
 		for _, one := range over {
 			one.close()
 		}
+		h.ended()
 	}
 }
 
@@ -50,6 +63,7 @@ func (h *holdings) run() {
 func (h *holdings) hold(s *setup) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.setups[s] = true
 	for _, one := range s.holds {
 		one.users++
 		h.open[one] = true
@@ -60,6 +74,7 @@ func (h *holdings) hold(s *setup) {
 func (h *holdings) drop(s *setup) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	delete(h.setups, s)
 	for _, one := range s.holds {
 		if one.users--; one.users == 0 && h.open[one] {
 			delete(h.open, one)
@@ -70,6 +85,25 @@ func (h *holdings) drop(s *setup) {
 	case h.wake <- struct{}{}:
 	default: // it will look
 	}
+}
+
+// configs are those of the setups in use.
+func (h *holdings) configs() []*config.Config {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]*config.Config, 0, len(h.setups))
+	for s := range h.setups {
+		all = append(all, s.config)
+	}
+	return all
+}
+
+// forget takes away the series of names that no setup in use has: those of routes,
+// upstreams, plans and policies that a reload has taken away or renamed.
+func (g *Gateway) forget() {
+	g.names.Lock()
+	defer g.names.Unlock()
+	g.metrics.Retain(labels(g.holdings.configs()...))
 }
 
 // discard closes what was made for s, which is not to be used.

@@ -352,15 +352,26 @@ routes: [` + routes + "]\n"
 	w.edits("plan", "default", `{"policies": ["6/hour"], "weight": 3}`)
 	inForce := func() (said []string) {
 		for _, o := range w.gateway.Overrides() {
-			said = append(said, o.Kind+" "+o.Name+" "+string(o.Doc))
+			text := o.Kind + " " + o.Name + " " + string(o.Doc)
+			if o.LeftOut != "" {
+				text += " left out: " + o.LeftOut
+			}
+			said = append(said, text)
 		}
 		return said
 	}
 	want := []string{`plan default {"policies":["6/hour"],"weight":3}`, `route chat {"cache":{"ttl":"5m"},"max_body":"1MiB"}`}
 	for i, routes := range []string{chat + all, all, chat + all} {
 		w.reloads(file(routes))
-		if got := inForce(); i != 1 && !reflect.DeepEqual(got, want) || i == 1 && !reflect.DeepEqual(got, want[:1]) {
-			t.Errorf("after reload %d: %q", i, got)
+		want, counts := want, [2]int{2, 0}
+		if i == 1 {
+			want, counts = []string{want[0], want[1] + " left out: there is no route chat in the file"}, [2]int{1, 1}
+		}
+		if got := inForce(); !reflect.DeepEqual(got, want) {
+			t.Errorf("after reload %d: %q, want %q", i, got, want)
+		}
+		if c := w.gateway.Snapshot().Config; [2]int{c.Overrides, c.LeftOut} != counts {
+			t.Errorf("after reload %d: %d in force and %d left out, want %v", i, c.Overrides, c.LeftOut, counts)
 		}
 	}
 	if got := w.gateway.Config().Routes[0].Cache.TTL; got != 5*time.Minute {
@@ -387,6 +398,22 @@ routes: [` + routes + "]\n"
 	}
 	if c := audit[0]; c.Kind != "plan" || string(c.Before) != `{"policies":["6/hour"],"weight":3}` || string(c.After) != `{"weight":3}` || c.By != "test" || c.At.IsZero() {
 		t.Errorf("the last change: %+v", c)
+	}
+}
+
+func TestALeftOutEditIsTakenBack(t *testing.T) {
+	t.Parallel()
+	with := "upstreams: {u: {targets: ['http://127.0.0.1:1']}}\nroutes: [{name: c, match: {path: /c}, upstream: u, max_body: 1MiB}, {name: all, match: {path: /*}, upstream: u}]\n"
+	without := strings.Replace(with, "{name: c, match: {path: /c}, upstream: u, max_body: 1MiB}, ", "", 1)
+	w := launch(t, with)
+	w.edits("route", "c", `{"max_body": "2MiB"}`)
+	w.reloads(without)
+	if c, err := w.gateway.Revert(t.Context(), "route", "c", "test"); err != nil || c.Doc != nil || len(w.gateway.Overrides()) != 0 {
+		t.Fatal(c, err, w.gateway.Overrides())
+	}
+	w.reloads(with)
+	if got := w.gateway.Config().Routes[0].MaxBody; got != 1<<20 {
+		t.Errorf("the largest body is %d, want the file's", got)
 	}
 }
 

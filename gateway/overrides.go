@@ -118,7 +118,7 @@ func (g *Gateway) adopt(found map[editKey]database.Override, owed map[editKey]in
 	l.edits = edits // who changed it, and when
 	l.kept.plans = map[editKey]bool{}
 	for key := range edits {
-		if _, owes := owed[key]; !owes && l.left[key] == nil {
+		if _, owes := owed[key]; !owes {
 			l.kept.plans[key] = true
 		}
 	}

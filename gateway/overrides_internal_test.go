@@ -162,13 +162,16 @@ func TestKeptPolicies(t *testing.T) {
 			t.Errorf("of no plan: %v", err)
 		}
 	})
-	t.Run("that do not fit are left out, and are no override", func(t *testing.T) {
+	t.Run("that do not fit are left out, and say why", func(t *testing.T) {
 		g := keepers(t, 1)
 		if err := g[0].Database().Overrides().Set(t.Context(), planKind, "default", []byte(`["bogus"]`), "test"); err != nil {
 			t.Fatal(err)
 		}
 		g[0].follow(t.Context())
-		want(t, `["100/minute"]`, g[0])
+		want(t, `["100/minute"] of the database`, g[0]) // which keeps what is left out
+		if all := g[0].Overrides(); len(all) != 1 || !all[0].Kept || !strings.Contains(all[0].LeftOut, `"bogus"`) {
+			t.Errorf("the overrides are %+v", all)
+		}
 	})
 	t.Run("that the database refuses stay in force, and the log says it once", func(t *testing.T) {
 		var log strings.Builder

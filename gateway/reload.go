@@ -104,5 +104,5 @@ func (g *Gateway) configSnapshot() ConfigSnapshot {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	l := &g.live
-	return ConfigSnapshot{File: g.options.File, Loaded: l.loaded, Reloads: l.reloads, Failed: l.failed, Overrides: len(l.edits) - len(l.left)}
+	return ConfigSnapshot{File: g.options.File, Loaded: l.loaded, Reloads: l.reloads, Failed: l.failed, Overrides: len(l.edits) - len(l.left), LeftOut: len(l.left)}
 }

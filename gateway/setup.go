@@ -305,20 +305,22 @@ func byModel(policies []policy) bool {
 }
 
 // labels are the closed sets that label values come from.
-func labels(c *config.Config) telemetry.Labels {
+func labels(configs ...*config.Config) telemetry.Labels {
 	l := telemetry.Labels{Policies: map[string][]string{}}
-	for name, plan := range c.Plans {
-		l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(withBudget(plan.Policies, plan))...)
-		for _, o := range c.Callers.Overrides {
-			l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(o.Policies)...)
+	for _, c := range configs {
+		for name, plan := range c.Plans {
+			l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(withBudget(plan.Policies, plan))...)
+			for _, o := range c.Callers.Overrides {
+				l.Policies["plan:"+name] = append(l.Policies["plan:"+name], policyNames(o.Policies)...)
+			}
 		}
-	}
-	for name := range c.Upstreams {
-		l.Upstreams = append(l.Upstreams, name)
-	}
-	for _, r := range c.Routes {
-		l.Routes = append(l.Routes, r.Name)
-		l.Policies["route:"+r.Name] = append(l.Policies["route:"+r.Name], policyNames(r.Policies)...)
+		for name := range c.Upstreams {
+			l.Upstreams = append(l.Upstreams, name)
+		}
+		for _, r := range c.Routes {
+			l.Routes = append(l.Routes, r.Name)
+			l.Policies["route:"+r.Name] = append(l.Policies["route:"+r.Name], policyNames(r.Policies)...)
+		}
 	}
 	return l
 }

@@ -214,12 +214,18 @@ type ConfigSnapshot struct {
 	// Failed is what was wrong with the last reload, "" after one that succeeded.
 	Failed    string `json:"failed,omitempty"`
 	Overrides int    `json:"overrides"` // plans, routes and upstreams that are not as in the file
+	// LeftOut are edits that are not in force, because they do not fit the file.
+	LeftOut int `json:"left_out,omitempty"`
 }
 
 // AutoSnapshot is a value that load moves between two bounds.
 type AutoSnapshot struct {
 	// What is a policy, as plan:pro/pro or route:chat/all, or a TTL, as route:chat/cache.ttl.
-	What   string    `json:"what"`
+	What string `json:"what"`
+	// Kind is plan or route, and Name which; Path is the key, as plans.pro.policies[0].quota.
+	Kind   string    `json:"kind"`
+	Name   string    `json:"name"`
+	Path   string    `json:"path"`
 	Value  string    `json:"value"` // as in the file: 42, or 10m0s
 	Min    string    `json:"min"`
 	Max    string    `json:"max"`

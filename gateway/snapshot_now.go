@@ -26,7 +26,7 @@ type recentSnapshot struct {
 }
 
 // Snapshot is what the gateway does now and did in the last minute. It is at most 250 ms
-// old, shared between those who ask, and not to be changed.
+// old, its Config and Auto not at all; it is shared between those who ask, and not to be changed.
 func (g *Gateway) Snapshot() Snapshot {
 	r := &g.recent
 	r.mu.Lock()
@@ -34,6 +34,8 @@ func (g *Gateway) Snapshot() Snapshot {
 	if now := time.Now(); r.at.IsZero() || now.Sub(r.at) > snapshotAge {
 		r.at, r.last = now, g.newSnapshot()
 	}
+	// Who has just reloaded or edited must not be told what was before.
+	r.last.Config, r.last.Auto = g.configSnapshot(), g.Auto()
 	return r.last
 }
 
@@ -52,8 +54,6 @@ func (g *Gateway) newSnapshot() Snapshot {
 		Jobs:      g.data.jobsSnapshot(),
 		Store:     g.counts.snapshot(),
 		Database:  g.data.snapshot(setup.config.Database),
-		Config:    g.configSnapshot(),
-		Auto:      append([]AutoSnapshot{}, g.autoSnapshots()...), // never null
 		Events:    g.events.newest(maxSnapshotEvents),
 	}
 	return s

@@ -35,12 +35,15 @@ func newStreams(g *gateway.Gateway) *streams {
 	return &streams{places: make(chan struct{}, maxViewers), draining: g.Draining()}
 }
 
-// stream answers with an event stream: what next returns, as long as the client reads
-// and the gateway is not about to stop. next waits for its event within ctx and returns
+// streamBegins is what a stream begins with, so that a client knows that it has one.
+const streamBegins = ": a stream of events\n\n"
+
+// stream answers with an event stream: first, and then what next returns, as long as the
+// client reads and the gateway is not about to stop. next waits for its event within ctx and returns
 // ctx's error when there is none in time: a comment is sent then. Any other error ends
 // the stream. next is not called before the last event is written, so that it decides
 // what a slow reader misses. name has no line breaks, data may.
-func (s *streams) stream(w http.ResponseWriter, r *http.Request, next func(ctx context.Context) (name string, data []byte, err error)) error {
+func (s *streams) stream(w http.ResponseWriter, r *http.Request, first string, next func(ctx context.Context) (name string, data []byte, err error)) error {
 	select {
 	case s.places <- struct{}{}:
 		defer func() { <-s.places }()
@@ -62,7 +65,7 @@ func (s *streams) stream(w http.ResponseWriter, r *http.Request, next func(ctx c
 		return nil
 	}
 	var line bytes.Buffer
-	line.WriteString(": a stream of events\n\n")
+	line.WriteString(first)
 	for {
 		_ = conn.SetWriteDeadline(time.Now().Add(viewerTimeout)) // not every writer has deadlines
 		if _, err := w.Write(line.Bytes()); err != nil {
@@ -139,7 +142,7 @@ func (l *live) current() ([]byte, error) {
 
 // events answers with a snapshot each second, and with every event at once.
 func (l *live) events(w http.ResponseWriter, r *http.Request) error {
-	return l.streams.stream(w, r, l.follow())
+	return l.streams.stream(w, r, streamBegins, l.follow())
 }
 
 // follow returns what the stream sends next: an event that is new, or when it is time

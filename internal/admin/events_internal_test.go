@@ -33,7 +33,7 @@ func TestASlowReaderOfAStreamSkipsEvents(t *testing.T) {
 		var asked []int // after how many seconds
 		done := make(chan error)
 		go func() {
-			done <- s.stream(w, httptest.NewRequest("GET", "/", nil), func(ctx context.Context) (string, []byte, error) {
+			done <- s.stream(w, httptest.NewRequest("GET", "/", nil), streamBegins, func(ctx context.Context) (string, []byte, error) {
 				select {
 				case <-time.After(time.Second):
 				case <-ctx.Done():
@@ -65,7 +65,7 @@ func TestASilentStreamSaysThatItLives(t *testing.T) {
 		defer leave()
 		s := &streams{places: make(chan struct{}, 1), draining: t.Context()}
 		w := httptest.NewRecorder()
-		err := s.stream(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx), func(ctx context.Context) (string, []byte, error) {
+		err := s.stream(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx), streamBegins, func(ctx context.Context) (string, []byte, error) {
 			<-ctx.Done()
 			return "", nil, ctx.Err()
 		})

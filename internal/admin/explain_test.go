@@ -73,7 +73,7 @@ func TestExplainRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			rec := o.ask("POST", "/api/v1/explain", c.body)
-			if rec.Code != c.status || !strings.Contains(rec.Body.String(), c.want) {
+			if rec.Code != c.status || !strings.Contains(rec.Body.String(), c.want) || strings.Contains(rec.Body.String(), "changed") {
 				t.Errorf("%d %s, want %d with %s", rec.Code, rec.Body, c.status, c.want)
 			}
 		})

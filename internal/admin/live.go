@@ -20,14 +20,21 @@ type difference struct {
 	Path    string `json:"path"`
 	File    string `json:"file"`
 	InForce string `json:"in_force"`
+	Why     string `json:"why,omitempty"` // "" where it was edited
 }
 
-// differences are what was changed since the file was read.
+// differences are what was changed since the file was read, and what load has moved from
+// where it starts.
 func (c configuration) differences() []difference {
 	found := config.Differences(c.gateway.File(), c.gateway.Config())
 	list := make([]difference, len(found))
 	for i, d := range found {
-		list[i] = difference(d)
+		list[i] = difference{Path: d.Path, File: d.File, InForce: d.InForce}
+	}
+	for _, a := range c.gateway.Auto() {
+		if a.Value != a.File {
+			list = append(list, difference{a.Path, a.File, a.Value, "moved by load"})
+		}
 	}
 	return list
 }
@@ -63,6 +70,7 @@ func (c configuration) show(w http.ResponseWriter, r *http.Request) error {
 	}
 	write(w, http.StatusOK, map[string]any{
 		"file": file, "in_force": inForce, "differences": c.differences(), "overrides": c.gateway.Overrides(),
+		"auto": c.gateway.Auto(),
 	})
 	return nil
 }

@@ -51,46 +51,82 @@ func (e edits) one() methods {
 // list answers {"plans": {NAME: …}}, by name.
 func (e edits) list(w http.ResponseWriter, _ *http.Request) error {
 	all := map[string]json.RawMessage{}
-	overrides := e.overrides()
-	file, inForce := e.gateway.File(), e.gateway.Config()
+	s := e.edited()
+	inForce := e.gateway.Config()
 	for _, name := range e.names(inForce) {
 		if doc, ok := inForce.EditDoc(e.kind, name); ok {
-			all[name] = e.shown(doc, name, file, overrides)
+			all[name] = s.shown(doc, name)
 		}
 	}
 	write(w, http.StatusOK, map[string]any{e.kind + "s": all})
 	return nil
 }
 
-// overrides are those of the kind, by name.
-func (e edits) overrides() map[string]gateway.Override {
-	found := map[string]gateway.Override{}
+// edited is what is shown beside the documents of a kind.
+type edited struct {
+	kind      string
+	file      *config.Config
+	overrides map[string]gateway.Override
+	auto      map[string][]moved
+}
+
+// moved is a value that load moves.
+type moved struct {
+	What   string `json:"what"`
+	Value  string `json:"value"`
+	Min    string `json:"min"`
+	Max    string `json:"max"`
+	Reason string `json:"reason"`
+}
+
+// edited finds it.
+func (e edits) edited() edited {
+	s := edited{e.kind, e.gateway.File(), map[string]gateway.Override{}, map[string][]moved{}}
 	for _, o := range e.gateway.Overrides() {
 		if o.Kind == e.kind {
-			found[o.Name] = o
+			s.overrides[o.Name] = o
 		}
 	}
-	return found
-}
-
-// shown is what is in force, and beside it what the file says, where that is not the
-// same.
-func (e edits) shown(doc json.RawMessage, name string, file *config.Config, overrides map[string]gateway.Override) json.RawMessage {
-	o, overridden := overrides[name]
-	if !overridden {
-		return doc
+	for _, a := range e.gateway.Auto() {
+		if a.Kind == e.kind {
+			s.auto[a.Name] = append(s.auto[a.Name], moved{a.What, a.Value, a.Min, a.Max, a.Reason})
+		}
 	}
-	written, _ := file.EditDoc(e.kind, name)
-	return with(doc, "override", o.Doc, "file", json.RawMessage(written), "kept", o.Kept, "by", o.By, "at", o.At)
+	return s
 }
 
+// shown is what is in force, and beside it what was edited and what the file says, where
+// that is not the same, and what load moves.
+func (s edited) shown(doc json.RawMessage, name string) json.RawMessage {
+	if o, overridden := s.overrides[name]; overridden {
+		doc = with(doc, "override", o.Doc)
+		if written, ok := s.file.EditDoc(s.kind, name); ok {
+			doc = with(doc, "file", json.RawMessage(written))
+		}
+		doc = with(doc, "kept", o.Kept, "by", o.By, "at", o.At)
+		if o.LeftOut != "" {
+			doc = with(doc, "left_out", o.LeftOut)
+		}
+	}
+	if auto := s.auto[name]; len(auto) > 0 {
+		doc = with(doc, "auto", auto)
+	}
+	return doc
+}
+
+// show answers with what is in force, or with an edit that is left out because the file
+// has nothing of the name.
 func (e edits) show(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
+	s := e.edited()
 	doc, ok := e.gateway.Config().EditDoc(e.kind, name)
-	if !ok {
+	if _, there := s.overrides[name]; !ok && !there {
 		return e.unknown(name)
 	}
-	write(w, http.StatusOK, e.shown(doc, name, e.gateway.File(), e.overrides()))
+	if !ok {
+		doc = []byte("{}")
+	}
+	write(w, http.StatusOK, s.shown(doc, name))
 	return nil
 }
 

@@ -3,14 +3,18 @@ package admin_test
 import (
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/gateway"
 	"github.com/inferweir/weir/internal/admin"
+	"github.com/inferweir/weir/storetest"
 )
 
 // live is a configuration with something of every kind.
@@ -95,6 +99,76 @@ func TestTheConfigurationIsShown(t *testing.T) {
 	yaml := o.ask("GET", "/api/v1/config?format=yaml", "")
 	equal(t, []any{yaml.Code, yaml.Header().Get("Content-Type"), yaml.Body.String()}, []any{200, "application/yaml", inForce})
 	equal(t, o.ask("GET", "/api/v1/config?format=toml", "").Code, 400)
+}
+
+func TestAnEditThatIsLeftOutIsShownAndTakenBack(t *testing.T) {
+	parse := func(text string) *config.Config {
+		c, err := config.Parse("weir.yaml", []byte(text), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	const routeC = "  - {name: c, match: {path: /c}, upstream: llm}\n"
+	with := strings.Replace(live, "  - {name: all", routeC+"  - {name: all", 1)
+	o := open(t, with, "")
+	o.ask("PATCH", "/api/v1/routes/c", `{"max_body": "1MiB"}`)
+	if err := o.gateway.Reload(parse(live)); err != nil {
+		t.Fatal(err)
+	}
+	const why = "there is no route c in the file"
+	overrides, _ := member(t, o.ask("GET", "/api/v1/config", ""), "overrides").([]any)
+	if len(overrides) != 1 {
+		t.Fatalf("the overrides are %v", overrides)
+	}
+	first, _ := overrides[0].(map[string]any)
+	equal(t, []any{first["kind"], first["name"], first["left_out"]}, []any{"route", "c", why})
+	got := o.ask("GET", "/api/v1/routes/c", "")
+	equal(t, []any{got.Code, member(t, got, "override"), member(t, got, "left_out"), member(t, got, "file")},
+		[]any{200, map[string]any{"max_body": "1MiB"}, why, nil})
+	equal(t, member(t, o.ask("GET", "/api/v1/routes", ""), "routes", "c"), nil) // it is not in force
+	equal(t, o.ask("PATCH", "/api/v1/routes/c", `{"max_body": "2MiB"}`).Code, 404)
+	got = o.ask("DELETE", "/api/v1/routes/c", "")
+	equal(t, []any{got.Code, got.Body.String()}, []any{200, `{"kept":true}` + "\n"})
+	equal(t, o.ask("GET", "/api/v1/routes/c", "").Code, 404)
+	if err := o.gateway.Reload(parse(with)); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, member(t, o.ask("GET", "/api/v1/routes/c", ""), "max_body"), any("10MiB"))
+}
+
+func TestWhatLoadMovesIsShown(t *testing.T) {
+	release := make(chan struct{})
+	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer target.Close()
+	var requests sync.WaitGroup
+	defer requests.Wait()
+	defer close(release)
+	o := open(t, `
+plans: {default: {policies: [3/hour, {name: p, quota: 100, window: 1h, auto: {min: 80, max: 120}}]}}
+upstreams: {llm: {targets: ["`+target.URL+`"], concurrency: 1, queue: {max: 1}}}
+routes: [{name: all, match: {path: /*}, upstream: llm, cache: {mode: inference, ttl: 1h, auto: {min: 1h, max: 2h}}}]
+`, "")
+	moved := func(what, value, min, max, reason string) map[string]any {
+		return map[string]any{"what": what, "value": value, "min": min, "max": max, "reason": reason}
+	}
+	// Nothing has moved.
+	equal(t, member(t, o.ask("GET", "/api/v1/plans/default", ""), "auto"), any([]any{moved("plan:default/p", "100", "80", "120", "as in the file")}))
+	equal(t, member(t, o.ask("GET", "/api/v1/routes", ""), "routes", "all", "auto"), any([]any{moved("route:all/cache.ttl", "1h0m0s", "1h0m0s", "2h0m0s", "as in the file")}))
+	equal(t, member(t, o.ask("GET", "/api/v1/upstreams/llm", ""), "auto"), nil)
+	equal(t, member(t, o.ask("GET", "/api/v1/config", ""), "differences"), any([]any{}))
+
+	for _, path := range []string{"/a", "/b", "/c"} { // one has the place, one waits, one is refused
+		requests.Go(func() { o.gateway.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil)) })
+	}
+	storetest.Eventually(t, 20*time.Second, "the quota is lowered", func() bool { return o.gateway.Auto()[0].Value == "80" })
+	got := o.ask("GET", "/api/v1/plans", "")
+	equal(t, member(t, got, "plans", "default", "auto"), any([]any{
+		moved("plan:default/p", "80", "80", "120", "lowered from 100 to 80: the queue of llm refused 1 request in the last 5s")}))
+	equal(t, member(t, o.ask("GET", "/api/v1/config", ""), "differences"), any([]any{
+		map[string]any{"path": "plans.default.policies[1].quota", "file": "100", "in_force": "80", "why": "moved by load"},
+		map[string]any{"path": "routes[0].cache.ttl", "file": "1h0m0s", "in_force": "2h0m0s", "why": "moved by load"},
+	}))
 }
 
 func TestChangesAreRemembered(t *testing.T) {

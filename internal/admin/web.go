@@ -6,8 +6,11 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
+	"net/url"
 	"strings"
+	"time"
 
 	"github.com/inferweir/weir/gateway"
 )
@@ -67,22 +70,50 @@ type view struct {
 	Failed   *failure
 	// Down is why the page has no data, nil where it has.
 	Down *failure
+	// Own is the query of what a page shows that a form was answered with: the address
+	// of the form has none.
+	Own url.Values
+	// Moves says that this is for a page that is shown, and shows data.
+	Moves bool
 }
 
-// Path, Title, About and Stream are the page's for templates: Stream is where the live
-// regions come from, "" for a page without any.
+// Path, Title, About, Stream and Here are the page's for templates: Stream is where the
+// live regions come from, "" for a page without any, Here the address of the page.
 func (v *view) Path() string  { return v.Page.path }
 func (v *view) Title() string { return v.Page.title }
 func (v *view) About() string { return v.Page.about }
 func (v *view) Stream() string {
-	if len(v.Page.regions) == 0 || v.Down != nil {
+	if len(v.Page.regions) == 0 || v.Down != nil && !v.Down.Passes() {
 		return ""
 	}
-	stream := livePath + v.Page.path
-	if q := v.Request.URL.RawQuery; q != "" && v.Request.Method == http.MethodGet {
-		stream += "?" + q
+	query := v.query()
+	if v.Down != nil {
+		query.Set(downField, "1")
 	}
-	return stream
+	return withQuery(livePath+v.Page.path, query)
+}
+
+// Here is where the page is loaded again from, with what it shows now.
+func (v *view) Here() string { return withQuery(v.Page.path, v.query()) }
+
+// downField is in the query of a stream whose page could not be shown: it says so itself.
+const downField = "down"
+
+func (v *view) query() url.Values {
+	switch {
+	case v.Own != nil:
+		return maps.Clone(v.Own)
+	case v.Request.Method == http.MethodGet:
+		return v.Request.URL.Query()
+	}
+	return url.Values{}
+}
+
+func withQuery(path string, query url.Values) string {
+	if len(query) == 0 {
+		return path
+	}
+	return path + "?" + query.Encode()
 }
 
 // Charts says whether the page has charts of the snapshot's series.
@@ -224,7 +255,9 @@ func (d *dashboard) show(w http.ResponseWriter, r *http.Request, p *page, s extr
 	v := d.view(r, p)
 	v.Data, v.Note = s.data, s.note
 	if v.Note == "" && r.Method == http.MethodGet {
-		v.Note = noted(r.URL.Query().Get("done"))
+		if v.Note = noted(d.guard.sessions.whatIsDone(r, time.Now())); v.Note != "" {
+			http.SetCookie(w, cookieFor(r, http.Cookie{Name: doneCookie, Path: r.URL.Path})) // once
+		}
 	}
 	status := s.status
 	if s.failed != nil {
@@ -242,11 +275,13 @@ func (d *dashboard) show(w http.ResponseWriter, r *http.Request, p *page, s extr
 	return d.write(w, status, p.template, v)
 }
 
+// view is what p is shown with, nil for what is none of the pages.
 func (d *dashboard) view(r *http.Request, p *page) *view {
 	v := &view{Page: p, Request: r, CSRF: d.guard.csrf(r), Secured: d.guard.secured, Snapshot: d.snapshot()}
 	for _, listed := range d.listed {
 		if listed.within == "" {
-			v.Nav = append(v.Nav, navItem{listed.path, listed.title, listed.path == p.path || listed.path == p.within})
+			current := p != nil && (listed.path == p.path || listed.path == p.within)
+			v.Nav = append(v.Nav, navItem{listed.path, listed.title, current})
 		}
 	}
 	return v
@@ -295,18 +330,13 @@ func (d *dashboard) posted(p *page, do func(http.ResponseWriter, *http.Request) 
 // words of noted, or "".
 func (d *dashboard) see(w http.ResponseWriter, r *http.Request, path, done string) error {
 	if done != "" {
-		separator := "?"
-		if strings.Contains(path, "?") {
-			separator = "&"
-		}
-		path += separator + "done=" + done
+		http.SetCookie(w, d.guard.sessions.done(r, path, done))
 	}
 	http.Redirect(w, r, path, http.StatusSeeOther)
 	return nil
 }
 
-// noted is the text of what has been done. Only these are shown: a link from elsewhere
-// must not be able to put words into the dashboard.
+// noted is the text of what has been done.
 func noted(done string) string {
 	switch done {
 	case "edited":

@@ -78,7 +78,18 @@ const tabWait = 30 * time.Second
 // newTab opens a tab with no cookies of other tabs.
 func newTab(t *testing.T, browser context.Context, l look) *tab {
 	t.Helper()
-	ctx, stop := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
+	return tabOf(t, browser, l, chromedp.WithNewBrowserContext())
+}
+
+// another opens a tab beside b, of the same person: with the same cookies and locks.
+func (b *tab) another() *tab {
+	b.t.Helper()
+	return tabOf(b.t, b.ctx, looks()[0])
+}
+
+func tabOf(t *testing.T, parent context.Context, l look, options ...chromedp.ContextOption) *tab {
+	t.Helper()
+	ctx, stop := chromedp.NewContext(parent, options...)
 	b := &tab{t: t, ctx: ctx}
 	b.do(chromedp.Func(func(ctx context.Context, to *chromedp.Target) error {
 		media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: l.scheme}}}

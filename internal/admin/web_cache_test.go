@@ -97,7 +97,7 @@ func TestPurgeForms(t *testing.T) {
 				}
 			}
 			if status == http.StatusSeeOther {
-				equal(t, [2]any{rec.Header().Get("Location"), purges}, [2]any{want, 1})
+				equal(t, [2]any{leadsTo(rec), purges}, [2]any{want, 1})
 				return
 			}
 			if body := rec.Body.String(); !strings.Contains(body, want) || purges != 0 {
@@ -106,11 +106,11 @@ func TestPurgeForms(t *testing.T) {
 		})
 	}
 	hash := strings.Repeat("0123456789abcdef", 4)
-	f("by key", "key", strings.ToUpper(hash), 303, "/cache?done=purged-0")
-	f("by tag", "tag", " llama ", 303, "/cache?done=purged-0")
-	f("by path", "path", "/v1/*", 303, "/cache?done=purged-0")
-	f("by caller", "caller", "key:alice", 303, "/cache?done=purged-0")
-	f("all, whatever else is there", "all", "no", 303, "/cache?done=purged-0")
+	f("by key", "key", strings.ToUpper(hash), 303, "/cache says purged-0")
+	f("by tag", "tag", " llama ", 303, "/cache says purged-0")
+	f("by path", "path", "/v1/*", 303, "/cache says purged-0")
+	f("by caller", "caller", "key:alice", 303, "/cache says purged-0")
+	f("all, whatever else is there", "all", "no", 303, "/cache says purged-0")
 	f("not by a key that is none", "key", "12", 400, `<div class="wrong" id="field-key-wrong"><p>“12”: want the 64 hexadecimal digits of a key</p></div>`)
 	f("not by a tag with a comma", "tag", "a,b", 400, `<div class="wrong" id="field-tag-wrong"><p>“a,b”: want a tag, without spaces and commas</p></div>`)
 	f("not by a caller without its kind", "caller", "alice", 400, `id="field-caller" name="value" value="alice"`)
@@ -120,18 +120,6 @@ func TestPurgeForms(t *testing.T) {
 	t.Run("need the token of their session", func(t *testing.T) {
 		rec := open(t, yaml, "").post("/cache/purge", url.Values{"kind": {"all"}})
 		equal(t, rec.Code, 403)
-	})
-	t.Run("are told of in numbers alone", func(t *testing.T) {
-		o := open(t, yaml, "")
-		f := func(done, want string, is bool) {
-			t.Helper()
-			equal(t, strings.Contains(o.browse("/cache?done="+done).Body.String(), want), is)
-		}
-		f("purged-0", "No answer was removed at this instance", true)
-		f("purged-1", "1 answer was removed at this instance", true)
-		f("purged-17", "17 answers were removed at this instance", true)
-		f("purged-evil", `class="note`, false)
-		f("purged--1", `class="note`, false)
 	})
 }
 

@@ -27,7 +27,7 @@ func (d *dashboard) configPage() page {
 	return page{
 		path: "/config", title: "Configuration", template: "config",
 		about:   "What is in force, what the file says, and who changed what.",
-		regions: []string{"facts", "auto"},
+		regions: []string{"facts", "differs", "auto"},
 		data:    func(v *view) (any, error) { return d.configOf(v) },
 		posts: map[string]func(http.ResponseWriter, *http.Request) error{
 			"/config/reload": d.reload,
@@ -39,6 +39,8 @@ func (d *dashboard) configPage() page {
 // configData is what the page shows beside the snapshot.
 type configData struct {
 	Differences []config.Difference
+	Auto        []movedRow
+	Moved       int // how many of Auto are not what the file says
 	Groups      []editGroup
 	Changes     []changeRow
 	AuditDown   string // why there are no changes to show
@@ -54,7 +56,7 @@ type editGroup struct {
 
 // editRow is a plan, route or upstream as it is in force.
 type editRow struct {
-	Kind, Name, Href string
+	Kind, Name, Href string // without Href it cannot be changed: there is none
 	Facts            []fact
 	Override         *gateway.Override // nil: as in the file
 }
@@ -68,20 +70,25 @@ type changeRow struct {
 }
 
 func (d *dashboard) configOf(v *view) (configData, error) {
-	if strings.HasPrefix(v.Request.URL.Path, livePath) {
-		return configData{}, nil // the regions that move are of the snapshot alone
-	}
 	inForce := d.gateway.Config()
+	data := configData{
+		Differences: config.Differences(d.gateway.File(), inForce),
+		Auto:        movedRows(inForce, v.Snapshot.Auto),
+		NoDatabase:  inForce.Database == nil,
+	}
+	for _, row := range data.Auto {
+		if row.Moved {
+			data.Moved++
+		}
+	}
+	if strings.HasPrefix(v.Request.URL.Path, livePath) {
+		return data, nil // the other regions do not move
+	}
 	text, err := inForce.YAML()
 	if err != nil {
 		return configData{}, err
 	}
-	data := configData{
-		Differences: config.Differences(d.gateway.File(), inForce),
-		Groups:      d.groups(inForce),
-		YAML:        string(text),
-		NoDatabase:  inForce.Database == nil,
-	}
+	data.Groups, data.YAML = d.groups(inForce), string(text)
 	ctx, stop := context.WithTimeout(v.Request.Context(), auditWait)
 	defer stop()
 	changes, err := d.gateway.Audit(ctx, shownChanges)
@@ -97,7 +104,8 @@ func (d *dashboard) configOf(v *view) (configData, error) {
 
 func (d *dashboard) groups(c *config.Config) []editGroup {
 	overrides := map[[2]string]*gateway.Override{}
-	for _, o := range d.gateway.Overrides() {
+	all := d.gateway.Overrides()
+	for _, o := range all {
 		overrides[[2]string{o.Kind, o.Name}] = &o
 	}
 	group := func(kind, title, help string, names []string) editGroup {
@@ -115,6 +123,11 @@ func (d *dashboard) groups(c *config.Config) []editGroup {
 				}
 			}
 			g.Rows = append(g.Rows, row)
+		}
+		for _, o := range all {
+			if _, there := c.EditDoc(kind, o.Name); o.Kind == kind && !there { // the file has lost it
+				g.Rows = append(g.Rows, editRow{Kind: kind, Name: o.Name, Override: overrides[[2]string{kind, o.Name}]})
+			}
 		}
 		return g
 	}
@@ -187,5 +200,5 @@ func editError(err error, what string) error {
 	if errors.Is(err, gateway.ErrNoSuch) {
 		return &weir.Problem{Status: http.StatusNotFound, Title: "Nothing is changed", Detail: "There is no such plan, route or upstream: a reload may have taken it away. Go back to the configuration."}
 	}
-	return &weir.Problem{Status: http.StatusConflict, Title: "Nothing is changed", Detail: what + err.Error(), Err: err}
+	return &weir.Problem{Status: http.StatusConflict, Title: "Nothing is changed", Detail: stopped(what + err.Error()), Err: err}
 }

@@ -32,6 +32,7 @@ type field struct {
 	// File what the file says where that is something else.
 	Value, Was, File string
 	Differs          bool
+	Moved            []string // what load has moved in it, and to what
 	Wrong            []string // what is wrong with the value
 }
 
@@ -63,9 +64,10 @@ func (d *dashboard) editOf(v *view) (editData, error) {
 	if doc, ok := file.EditDoc(kind, name); ok {
 		asFile = fieldsOf(kind, doc, file, name)
 	}
+	moved := movedIn(movedRows(inForce, v.Snapshot.Auto), kind, name)
 	for i := range data.Fields {
 		f := &data.Fields[i]
-		f.Was = f.Value
+		f.Was, f.Moved = f.Value, moved[f.Key]
 		for _, o := range asFile {
 			if o.Key == f.Key && o.Value != f.Value {
 				f.Differs, f.File = true, o.Value

@@ -7,7 +7,10 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // none stands where there is nothing to say a number of.
@@ -22,9 +25,29 @@ func (d *dashboard) functions() template.FuncMap {
 		"of": of, "time": utc, "clock": clock, "ago": ago, "rfc3339": rfc3339,
 		"add": func(a, b int64) int64 { return a + b },
 		"sum": sumOf[string], "keys": sortedKeys, "dict": dict, "phases": phases, "told": told, "indented": indented,
+		"sentence": sentence, "stopped": stopped,
 		"in": in, "short": shortKey, "tier": tierState, "refusedFor": refusedFor,
 		"rfc3339nano": func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	}
+}
+
+// sentence is a text with a capital letter and a full stop, for texts of others that stand
+// between sentences of a page.
+func sentence(text string) string {
+	first, size := utf8.DecodeRuneInString(text)
+	if size == 0 {
+		return ""
+	}
+	return stopped(string(unicode.ToUpper(first)) + text[size:])
+}
+
+// stopped is a text that ends as a sentence does.
+func stopped(text string) string {
+	text = strings.TrimSpace(text)
+	if last, _ := utf8.DecodeLastRuneInString(text); text == "" || strings.ContainsRune(".:!?…", last) {
+		return text
+	}
+	return text + "."
 }
 
 // help is a button that shows what a figure is: by keyboard, touch and mouse, without

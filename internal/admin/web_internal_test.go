@@ -15,14 +15,10 @@ import (
 	"github.com/inferweir/weir/gateway"
 )
 
-// shownWith renders a page with a snapshot of our own.
-func shownWith(t *testing.T, path string, s gateway.Snapshot) string {
+// dashboardOf is the dashboard of a gateway with a configuration.
+func dashboardOf(t *testing.T, yaml string) *dashboard {
 	t.Helper()
-	cfg, err := config.Parse("test.yaml", []byte(`
-plans: {default: {policies: [5/minute]}}
-upstreams: {u: {targets: ["http://127.0.0.1:1"]}}
-routes: [{name: all, match: {path: /v1/*}, upstream: u}]
-`), nil)
+	cfg, err := config.Parse("test.yaml", []byte(yaml), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +31,12 @@ routes: [{name: all, match: {path: /v1/*}, upstream: u}]
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.snapshot = func() gateway.Snapshot { return s }
+	return d
+}
+
+// rendered is a page, with single spaces.
+func rendered(t *testing.T, d *dashboard, path string) string {
+	t.Helper()
 	mux := http.NewServeMux()
 	d.handle(mux)
 	r := httptest.NewRequest("GET", path, nil)
@@ -46,6 +47,18 @@ routes: [{name: all, match: {path: /v1/*}, upstream: u}]
 		t.Fatalf("%s: %d %s", path, rec.Code, rec.Body)
 	}
 	return strings.Join(strings.Fields(rec.Body.String()), " ")
+}
+
+// shownWith renders a page with a snapshot of our own.
+func shownWith(t *testing.T, path string, s gateway.Snapshot) string {
+	t.Helper()
+	d := dashboardOf(t, `
+plans: {default: {policies: [5/minute]}}
+upstreams: {u: {targets: ["http://127.0.0.1:1"]}}
+routes: [{name: all, match: {path: /v1/*}, upstream: u}]
+`)
+	d.snapshot = func() gateway.Snapshot { return s }
+	return rendered(t, d, path)
 }
 
 func contains(t *testing.T, page string, want ...string) {
@@ -78,8 +91,8 @@ func TestDashboardSaysWhatIsWrong(t *testing.T) {
 	}
 	t.Run("above each page", func(t *testing.T) {
 		for _, path := range []string{"/", "/routes", "/callers", "/config", "/events"} {
-			contains(t, shownWith(t, path, s), "The store (redis) does not answer.", "connection refused", "The database (postgres) does not answer.",
-				"The last reload failed:</strong> weir.yaml:3: plans: want a mapping")
+			contains(t, shownWith(t, path, s), "The store (redis) does not answer.", "Connection refused.", "The database (postgres) does not answer.",
+				"The last reload failed:</strong> weir.yaml:3: plans: want a mapping. The configuration before it is in force.")
 		}
 	})
 	t.Run("with numbers that have a unit", func(t *testing.T) {

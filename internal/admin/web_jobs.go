@@ -71,6 +71,9 @@ type jobRow struct {
 // Href is the page of the job.
 func (j jobRow) Href() string { return "/jobs/job?id=" + url.QueryEscape(j.ID) }
 
+// Address is what was asked for, without the query, which may have secrets.
+func (j jobRow) Address() string { return plainURL(j.Request.URI) }
+
 // Class is how its state looks.
 func (j jobRow) Class() string {
 	switch j.State {
@@ -165,7 +168,9 @@ func (d *dashboard) jobsOf(v *view) (jobsData, error) {
 
 func (d *dashboard) jobOf(v *view) (jobRow, error) {
 	var j jobRow
-	err := d.askJobs(v.Request, http.MethodGet, jobPath(v.Request.FormValue("id")), &j)
+	id := v.Request.FormValue("id")
+	v.Own = url.Values{"id": {id}}
+	err := d.askJobs(v.Request, http.MethodGet, jobPath(id), &j)
 	if err == nil {
 		v.named("Job of " + j.Caller)
 	}
@@ -213,6 +218,9 @@ func (d *dashboard) askJobs(r *http.Request, method, path string, into any) erro
 	asked.RemoteAddr = r.RemoteAddr
 	got := answer{header: http.Header{}, status: http.StatusOK}
 	api.ServeHTTP(&got, asked)
+	if got.status == http.StatusServiceUnavailable && method == http.MethodGet {
+		return errAway(nil, "Jobs are kept, and shown here as soon as it is back.")
+	}
 	if got.status >= http.StatusBadRequest {
 		var p struct{ Title, Detail string }
 		_ = json.Unmarshal(got.body.Bytes(), &p) // without words the status says it

@@ -155,6 +155,10 @@ func TestJobsPage(t *testing.T) {
 		body := o.browse("/jobs/job?id=" + discarded).Body.String()
 		equal(t, [3]bool{strings.Contains(body, "Last error"), strings.Contains(body, "/jobs/retry"), strings.Contains(body, "/jobs/cancel")}, [3]bool{true, true, false})
 	})
+	t.Run("shows no query of a request", func(t *testing.T) {
+		body := o.browse("/jobs/job?id=" + s.handIn("/classify/broken?text=secret", "{}")).Body.String()
+		equal(t, [2]bool{strings.Contains(body, "<code>POST /classify/broken</code>"), strings.Contains(body, "secret")}, [2]bool{true, false})
+	})
 	t.Run("has no page of what is no job", func(t *testing.T) {
 		for _, id := range []string{"", "x", "../keys", "00000000-0000-7000-8000-000000000000"} {
 			equal(t, [2]any{id, o.browse("/jobs/job?id=" + url.QueryEscape(id)).Code}, [2]any{id, 404})
@@ -163,20 +167,21 @@ func TestJobsPage(t *testing.T) {
 	csrf := csrfIn(t, o.browse("/jobs/job?id="+discarded).Body.String())
 	t.Run("refuses to try a running job again", func(t *testing.T) {
 		rec := o.post("/jobs/retry", url.Values{"csrf": {csrf}, "id": {running}})
-		equal(t, [2]any{rec.Code, strings.Contains(rec.Body.String(), "only a discarded one can be tried again")}, [2]any{409, true})
+		equal(t, [3]any{rec.Code, strings.Contains(rec.Body.String(), "only a discarded one can be tried again"), strings.Contains(rec.Body.String(), `data-stream="/live/jobs/job?id=`+running+`"`)},
+			[3]any{409, true, true})
 	})
 	t.Run("needs the token of the session", func(t *testing.T) {
 		equal(t, o.post("/jobs/cancel", url.Values{"id": {running}}).Code, 403)
 	})
 	t.Run("tries a discarded job again", func(t *testing.T) {
 		rec := o.post("/jobs/retry", url.Values{"csrf": {csrf}, "id": {discarded}})
-		equal(t, [2]any{rec.Code, rec.Header().Get("Location")}, [2]any{303, "/jobs/job?id=" + discarded + "&done=job-retried"})
+		equal(t, [2]any{rec.Code, leadsTo(rec)}, [2]any{303, "/jobs/job?id=" + discarded + " says job-retried"})
 		s.becomes(discarded, "discarded")
 		equal(t, strings.Contains(o.browse("/jobs/job?id="+discarded).Body.String(), "2 of 2"), true)
 	})
 	t.Run("leaves what has ended as it is", func(t *testing.T) {
 		rec := o.post("/jobs/cancel", url.Values{"csrf": {csrf}, "id": {discarded}})
-		equal(t, rec.Header().Get("Location"), "/jobs/job?id="+discarded+"&done=job-over")
+		equal(t, leadsTo(rec), "/jobs/job?id="+discarded+" says job-over")
 	})
 	t.Run("says how to have jobs", func(t *testing.T) {
 		rec := open(t, twoPlans, "").browse("/jobs")

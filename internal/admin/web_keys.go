@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -168,6 +169,9 @@ func (d *dashboard) keyOf(v *view) (keyData, error) {
 	ctx, stop := context.WithTimeout(v.Request.Context(), auditWait)
 	defer stop()
 	all, err := stored.List(ctx, "")
+	if errors.Is(err, database.ErrAway) {
+		return keyData{}, errAway(err, "The key is kept: load this page again when it is back.")
+	}
 	if err != nil {
 		return keyData{}, refusal(err)
 	}

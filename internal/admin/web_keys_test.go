@@ -73,7 +73,7 @@ func (o *operators) keyForm(page, path string, form url.Values) (code int, body,
 	}
 	rec := o.post(path, form)
 	equal(o.t, rec.Header().Get("Cache-Control"), "no-store")
-	return rec.Code, rec.Body.String(), rec.Header().Get("Location")
+	return rec.Code, rec.Body.String(), leadsTo(rec)
 }
 
 // shownKey is the key that a page shows, "" for none.
@@ -100,7 +100,7 @@ func TestKeyForms(t *testing.T) {
 		equal(t, [2]any{shownKey(list), idsOn(list)}, [2]any{"", []string{key[5:15]}})
 
 		code, again, location := o.keyForm("/keys", "/keys/create", form) // the same form, as on a reload
-		equal(t, [3]any{code, shownKey(again), location}, [3]any{303, "", "/keys?done=key-shown"})
+		equal(t, [3]any{code, shownKey(again), location}, [3]any{303, "", "/keys says key-shown"})
 		equal(t, len(idsOn(o.browse("/keys").Body.String())), 1)
 
 		rec := o.browse("/keys/create")
@@ -153,7 +153,7 @@ func TestKeyForms(t *testing.T) {
 		_, body, _ := o.keyForm("/keys", "/keys/create", url.Values{"caller": {"gina"}})
 		id := shownKey(body)[5:15]
 		code, _, location := o.keyForm("/keys/key?id="+id, "/keys/revoke", url.Values{"id": {id}})
-		equal(t, [2]any{code, location}, [2]any{303, "/keys/key?id=" + id + "&done=key-revoked"})
+		equal(t, [2]any{code, location}, [2]any{303, "/keys/key?id=" + id + " says key-revoked"})
 		code, body, _ = o.keyForm("/keys", "/keys/revoke", url.Values{"id": {id}})
 		equal(t, [2]any{code, strings.Contains(body, "The key is revoked already.")}, [2]any{409, true})
 	})
@@ -194,7 +194,7 @@ func TestKeysPage(t *testing.T) {
 	t.Run("names the callers of the file, without their keys", func(t *testing.T) {
 		for _, o := range []*operators{open(t, twoPlans, ""), keysOfDatabase(t)} {
 			body := o.browse("/keys").Body.String()
-			equal(t, [2]bool{strings.Contains(body, `<th scope="row">alice</th><td>pro</td>`), strings.Contains(body, "weir_alice")}, [2]bool{true, false})
+			equal(t, [2]bool{strings.Contains(body, `<th scope="row">alice</th><td data-label="Plan">pro</td>`), strings.Contains(body, "weir_alice")}, [2]bool{true, false})
 		}
 	})
 	t.Run("says how to have keys in a database", func(t *testing.T) {
@@ -213,9 +213,13 @@ func TestPagesWhileTheDatabaseIsAway(t *testing.T) {
 	if err := o.gateway.Database().Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	keys, jobs := o.browse("/keys"), o.browse("/jobs")
+	keys, jobs := o.browse("/keys"), o.browse("/jobs?state=running")
 	equal(t, [2]any{keys.Code, strings.Contains(keys.Body.String(), "The database does not answer now: the keys are listed when it is back.")}, [2]any{200, true})
-	equal(t, [2]any{jobs.Code, strings.Contains(jobs.Body.String(), `class="panel empty"`)}, [2]any{503, true})
+	page := jobs.Body.String()
+	equal(t, [3]any{jobs.Code, strings.Contains(page, `<h2 id="down">The database does not answer</h2>`), strings.Contains(page, `data-stream="/live/jobs?down=1&amp;state=running" data-down="/jobs?state=running"`)}, [3]any{503, true, true})
+	equal(t, [2]any{strings.Count(page, "does not answer"), strings.Contains(page, "nothing is changed")}, [2]any{1, false})
+	moving, whole := o.browse("/live/jobs?brief=1").Body.String(), o.browse("/live/jobs?brief=1&down=1").Body.String()
+	equal(t, [2]int{strings.Count(moving, "does not answer"), strings.Count(whole, "does not answer")}, [2]int{1, 0})
 	form := url.Values{"caller": {"gina"}}
 	code, body, _ := o.keyForm("/keys", "/keys/create", form)
 	equal(t, [3]any{code, shownKey(body), strings.Contains(body, `name="caller" value="gina"`)}, [3]any{503, "", true})

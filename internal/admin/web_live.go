@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"time"
 
@@ -21,7 +22,17 @@ type update struct {
 	Series  *gateway.Series   `json:"series,omitempty"`
 }
 
-// live streams the regions of a page, once a second. Its query is that of the page.
+const (
+	// briefField is in the query of a window that has no connection to keep: it gets one
+	// update at a time.
+	briefField = "brief"
+	// briefBegins tells the browser to come for the next one, in milliseconds.
+	briefBegins = "retry: 2000\n\n"
+)
+
+// live streams the regions of a page, once a second. Its query is that of the page. Browsers
+// keep at most six connections to a server that speaks HTTP/1.1: those windows of one that
+// would take them all ask with briefField, for one update.
 func (d *dashboard) live(w http.ResponseWriter, r *http.Request, p *page) error {
 	if len(p.regions) == 0 {
 		return problem(http.StatusNotFound, "This page has nothing that moves.")
@@ -32,29 +43,45 @@ func (d *dashboard) live(w http.ResponseWriter, r *http.Request, p *page) error 
 	}
 	ctx, stop := context.WithDeadline(r.Context(), end)
 	defer stop()
-	ticker := time.NewTicker(snapshotEvery)
-	defer ticker.Stop()
-	first := make(chan struct{}, 1)
-	first <- struct{}{} // the first one comes at once
-	return d.streams.stream(w, r.WithContext(ctx), func(within context.Context) (string, []byte, error) {
+	next := d.updates(r, p)
+	if r.URL.Query().Get(briefField) == "" {
+		return d.streams.stream(w, r.WithContext(ctx), streamBegins, next)
+	}
+	sent := false
+	return d.streams.stream(w, r.WithContext(ctx), briefBegins, func(within context.Context) (string, []byte, error) {
+		if sent {
+			return "", nil, io.EOF
+		}
+		sent = true
+		return next(within)
+	})
+}
+
+// updates returns what waits for the next update: the first one comes at once.
+func (d *dashboard) updates(r *http.Request, p *page) func(context.Context) (string, []byte, error) {
+	var due time.Time
+	return func(within context.Context) (string, []byte, error) {
+		timer := time.NewTimer(time.Until(due))
+		defer timer.Stop()
 		select {
-		case <-first:
-		case <-ticker.C:
+		case <-timer.C:
 		case <-within.Done():
 			return "", nil, within.Err()
 		}
+		due = time.Now().Add(snapshotEvery)
 		data, err := d.update(r.WithContext(within), p)
 		if err != nil {
 			d.guard.log.Error("the dashboard failed", "path", r.URL.Path, "error", err.Error())
 		}
 		return "update", data, err
-	})
+	}
 }
 
 // update renders the regions of a page as they are now. Where the page has no data now,
-// its figures stay, and the region "health" in the frame says why.
+// its figures stay, and the region "health" in the frame says why, unless the page does.
 func (d *dashboard) update(r *http.Request, p *page) ([]byte, error) {
 	v := d.view(r, p)
+	v.Moves = r.URL.Query().Get(downField) == ""
 	names := []string{"health"}
 	if p.data != nil {
 		data, err := p.data(v)

@@ -28,7 +28,7 @@ func (d *dashboard) only(m methods) http.Handler {
 			}
 			http.Redirect(w, r, "/login?next="+url.QueryEscape(next), http.StatusSeeOther)
 		case err != nil:
-			d.fail(w, r, err)
+			d.failIn(&view{Request: r}, w, err)
 		default:
 			d.serve(w, r, m)
 		}
@@ -48,6 +48,8 @@ func (d *dashboard) may(r *http.Request) error {
 		return d.guard.checkToken(r)
 	case !d.guard.hasSession(r):
 		return errLogin
+	case strings.HasPrefix(r.URL.Path, livePath+"/") && !ownPage(r):
+		return forbidden("With the session of the dashboard, this is only for its own pages.")
 	}
 	return nil
 }
@@ -148,7 +150,7 @@ func (d *dashboard) logout(w http.ResponseWriter, r *http.Request) error {
 	limitBody(w, r)
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if err := d.guard.checkForm(r); err != nil {
-		d.fail(w, r, err)
+		d.failIn(&view{Request: r}, w, err)
 		return nil
 	}
 	http.SetCookie(w, cookie(r, ""))
@@ -163,6 +165,20 @@ type failure struct {
 	Detail   string
 	Mistakes []mistake
 }
+
+// awayTitle is the title of what is not there while the database is away.
+const awayTitle = "The database does not answer"
+
+// errAway says that a page cannot be shown because the database is away; detail is when
+// it can.
+func errAway(err error, detail string) error {
+	return &weir.Problem{Status: http.StatusServiceUnavailable, Title: awayTitle, Detail: detail, Err: err}
+}
+
+// Passes says that it is not so for ever, and Away that it is so while the database is
+// away.
+func (f *failure) Passes() bool { return f.Status == http.StatusServiceUnavailable }
+func (f *failure) Away() bool   { return f.Passes() && f.Title == awayTitle }
 
 // failureOf says what a client may know of err.
 func failureOf(err error) *failure {
@@ -190,8 +206,16 @@ func failureOf(err error) *failure {
 	return f
 }
 
-// fail shows an error in the place of a page. Who does not want a page gets the problem.
+// fail shows an error in the place of a page, with the navigation for those who have come
+// in.
 func (d *dashboard) fail(w http.ResponseWriter, r *http.Request, err error) {
+	d.failIn(d.view(r, nil), w, err)
+}
+
+// failIn is fail with a view: without a navigation where it has none. Who does not want a
+// page gets the problem.
+func (d *dashboard) failIn(v *view, w http.ResponseWriter, err error) {
+	r := v.Request
 	if p, ok := errors.AsType[*weir.Problem](err); !ok || p.Err != nil {
 		d.guard.log.Error("the dashboard failed", "path", r.URL.Path, "error", err.Error())
 	}
@@ -200,12 +224,7 @@ func (d *dashboard) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	f := failureOf(err)
-	p := &page{path: r.URL.Path, title: f.Title, template: "problem"}
-	v := &view{Page: p, Request: r, Down: f}
-	if d.may(r) == nil {
-		v = d.view(r, p)
-		v.Down = f
-	}
+	v.Page, v.Down = &page{path: r.URL.Path, title: f.Title, template: "problem"}, f
 	if problem, ok := errors.AsType[*weir.Problem](err); ok {
 		for name, values := range problem.Header {
 			w.Header()[name] = values
@@ -222,5 +241,9 @@ func wantsPage(r *http.Request) bool { return strings.Contains(r.Header.Get("Acc
 // unknown answers for every path that is none.
 func (d *dashboard) unknown(w http.ResponseWriter, r *http.Request) {
 	p := problem(http.StatusNotFound, "This is the admin listener: want /metrics, /healthz, /readyz, a page of the dashboard, or what is below /api/.")
+	if d.may(r) != nil {
+		d.failIn(&view{Request: r}, w, p)
+		return
+	}
 	d.fail(w, r, p)
 }

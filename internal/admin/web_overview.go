@@ -3,12 +3,9 @@ package admin
 import (
 	"cmp"
 	"math"
-	"net"
 	"slices"
 	"strconv"
-	"strings"
 
-	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/gateway"
 )
 
@@ -28,6 +25,7 @@ func (d *dashboard) overviewPage() page {
 // overviewData is what the overview shows beside the snapshot.
 type overviewData struct {
 	Try              string // a command that makes a request
+	TryNeedsKey      bool   // it has the key of a caller from the environment
 	Waiting, Running int64
 	Charts           []chart
 	Span             string // how long the charts go back
@@ -38,7 +36,7 @@ type overviewData struct {
 
 func (d *dashboard) overview(s *gateway.Snapshot) overviewData {
 	o := overviewData{
-		Try: try(d.gateway.Config()), Charts: chartsOf(&s.Series), Span: spanOf(&s.Series),
+		Try: try(d.gateway.Config()), TryNeedsKey: d.gateway.Config().Callers.Require, Charts: chartsOf(&s.Series), Span: spanOf(&s.Series),
 		Events: s.Events[:min(shownFew, len(s.Events))],
 	}
 	for _, u := range s.Upstreams {
@@ -64,29 +62,6 @@ func (d *dashboard) overview(s *gateway.Snapshot) overviewData {
 	})
 	o.Refused = o.Refused[:min(shownFew, len(o.Refused))]
 	return o
-}
-
-// try is a command that makes a request which the configuration serves.
-func try(c *config.Config) string {
-	path := "/"
-	for _, r := range c.Routes {
-		if len(r.Match.Methods) == 0 || slices.Contains(r.Match.Methods, "GET") {
-			path = strings.TrimSuffix(r.Match.Path, "*")
-			break
-		}
-	}
-	host, port, err := net.SplitHostPort(c.Listen)
-	if err != nil || host == "" || host == "0.0.0.0" || host == "::" {
-		host = "127.0.0.1"
-	}
-	if strings.HasPrefix(path, "/predict/") {
-		path += "?text=hello"
-	}
-	scheme := "http://"
-	if c.TLS != nil {
-		scheme = "https://"
-	}
-	return "curl -i '" + scheme + net.JoinHostPort(host, port) + path + "'"
 }
 
 // chart is a figure of lines over time, and the same in a table.

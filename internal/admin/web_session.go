@@ -8,6 +8,9 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -19,6 +22,10 @@ const (
 	// csrfField is the field of a form, csrfHeader that of a request by script, with the
 	// token of its session.
 	csrfField, csrfHeader = "csrf", "X-Csrf-Token"
+	// doneCookie is the name of the cookie that tells the next page what a form has done,
+	// and doneFor how long it does.
+	doneCookie = "weir_done"
+	doneFor    = time.Minute
 )
 
 // sessions makes the cookies of those who have logged in, and knows them again. It keeps
@@ -87,16 +94,56 @@ func sessionOf(r *http.Request) string {
 	return found[0].Value
 }
 
-// cookie is what is sent to the browser: value "" ends the session there. Secure is set
-// where the request came through TLS, else the browser would not keep it.
+// cookie is what is sent to the browser: value "" ends the session there.
 func cookie(r *http.Request, value string) *http.Cookie {
-	c := &http.Cookie{
-		Name: sessionCookie, Value: value, Path: "/",
-		HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil,
-		MaxAge: int(sessionFor / time.Second),
-	}
-	if value == "" {
+	return cookieFor(r, http.Cookie{Name: sessionCookie, Value: value, Path: "/", MaxAge: int(sessionFor / time.Second)})
+}
+
+// cookieFor is c with what all cookies have; one without a value is taken away.
+func cookieFor(r *http.Request, c http.Cookie) *http.Cookie {
+	c.HttpOnly, c.SameSite, c.Secure = true, http.SameSiteStrictMode, throughTLS(r)
+	if c.Value == "" {
 		c.MaxAge = -1
 	}
-	return c
+	return &c
+}
+
+// throughTLS reports whether the browser speaks TLS, with this listener or with a proxy
+// before it: the Origin of a form has the scheme of the page that it is on. On a plain
+// connection a browser would not keep a cookie that is Secure.
+func throughTLS(r *http.Request) bool {
+	origin := r.Header["Origin"]
+	return r.TLS != nil || len(origin) == 1 && strings.HasPrefix(strings.ToLower(origin[0]), "https://")
+}
+
+// done makes the cookie that says at a page, once and soon, that what the word means
+// has been done. It is signed: no link, and no program on another port of the machine,
+// can have the page say what is not so.
+func (s sessions) done(r *http.Request, page, word string) *http.Cookie {
+	path, _, _ := strings.Cut(page, "?")
+	until := strconv.FormatInt(time.Now().Add(doneFor).Unix(), 10)
+	value := word + "." + until + "." + encode(s.sign("done", doneAt(r, path, word, until)))
+	return cookieFor(r, http.Cookie{Name: doneCookie, Value: value, Path: path, MaxAge: int(doneFor / time.Second)})
+}
+
+// whatIsDone is the word of a cookie that done has made for the page of r, "" without
+// one that is still good.
+func (s sessions) whatIsDone(r *http.Request, now time.Time) string {
+	for _, c := range r.CookiesNamed(doneCookie) {
+		word, rest, _ := strings.Cut(c.Value, ".")
+		until, signed, _ := strings.Cut(rest, ".")
+		mac, err := base64.RawURLEncoding.DecodeString(signed)
+		if err != nil || subtle.ConstantTimeCompare(mac, s.sign("done", doneAt(r, r.URL.Path, word, until))) != 1 {
+			continue // of another page, or of another program
+		}
+		if at, err := strconv.ParseInt(until, 10, 64); err == nil && now.Unix() < at {
+			return word
+		}
+	}
+	return ""
+}
+
+// doneAt is what such a cookie is good for: one session, page, word and time.
+func doneAt(r *http.Request, path, word, until string) string {
+	return url.Values{"session": {sessionOf(r)}, "path": {path}, "word": {word}, "until": {until}}.Encode()
 }

@@ -211,35 +211,102 @@ document.addEventListener("submit", (event) => {
 
 // ---- The stream ----------------------------------------------------------------------
 
+// A browser keeps at most six connections to a server that speaks HTTP/1.1, for all of
+// its windows together. So at most three of them keep a stream: those that hold one of the
+// locks, which windows of the same browser share. The others, and all where there are no
+// locks, ask for one update after the other.
+const streams = 3;
+
 const url = document.body.dataset.stream;
 const status = document.querySelector("[data-status]");
 const pause = document.querySelector("[data-pause]");
 let source = null;
+let release = null; // gives the lock back
 let isPaused = still.matches;
 let again = 0; // the timer of the next try
 let tries = 0;
+let starts = 0; // numbers them, so that one that was stopped meanwhile does not go on
 
 function say(text, state) {
   if (status.textContent !== text) status.textContent = text;
   status.dataset.state = state;
 }
 
+// take tries to get one of the locks, and returns what gives it back, or null.
+async function take() {
+  for (let i = 1; navigator.locks && i <= streams; i++) {
+    const free = await new Promise((got) => {
+      navigator.locks.request("weir-stream-" + i, { ifAvailable: true }, (lock) => {
+        if (lock) return new Promise((done) => got(done));
+        got(null);
+      }).catch(() => got(null));
+    });
+    if (free) return free;
+  }
+  return null;
+}
+
 function stop() {
+  starts++;
   clearTimeout(again);
   if (source) source.close();
   source = null;
+  if (release) release();
+  release = null;
 }
 
-function start() {
+async function start() {
   stop();
   if (isPaused || document.hidden) return;
-  source = new EventSource(url);
+  const mine = starts;
+  const lock = await take();
+  if (mine !== starts) {
+    if (lock) lock();
+    return;
+  }
+  release = lock;
+  connect();
+}
+
+const withField = (field) => url + (url.includes("?") ? "&" : "?") + field;
+
+function connect() {
+  const brief = !release;
+  let updated = false; // since the last connection
+  source = new EventSource(brief ? withField("brief=1") : url);
   source.addEventListener("update", (event) => {
     tries = 0;
+    updated = true;
     say("live", "live");
-    show(JSON.parse(event.data));
+    update(JSON.parse(event.data));
   });
-  source.onerror = lost;
+  source.onerror = () => {
+    const isOver = brief && updated; // the browser comes again, or this window has a stream now
+    updated = false;
+    if (isOver) promote();
+    else lost();
+  };
+}
+
+// promote begins a stream where one has become free.
+async function promote() {
+  const mine = starts;
+  const lock = await take();
+  if (!lock) return;
+  if (mine !== starts) {
+    lock();
+    return;
+  }
+  stop();
+  release = lock;
+  connect();
+}
+
+// update shows an update. A page that could not be shown is loaded again when it can be.
+function update(next) {
+  const down = document.body.dataset.down;
+  if (down && Object.keys(next.regions).length > 1) location.replace(down);
+  else show(next);
 }
 
 // lost waits for the browser to connect again, or does it where the browser gives up:
@@ -250,10 +317,15 @@ async function lost() {
   if (source.readyState !== EventSource.CLOSED) return;
   stop();
   tries++;
+  const mine = starts;
   again = setTimeout(start, Math.min(1000 * 2 ** tries, 30000));
   try {
-    const answer = await fetch(location.href, { method: "HEAD", redirect: "manual" });
-    if (answer.type === "opaqueredirect") say("paused: the session has ended, load the page again to log in", "lost");
+    const answer = await fetch(withField("brief=1"), { method: "HEAD" });
+    if (mine !== starts) return;
+    if (answer.status === 401) say("paused: the session has ended, load the page again to log in", "lost");
+    if (answer.status === 503 && answer.headers.get("Content-Type") === "application/problem+json") {
+      say("paused: too many windows are open, here or elsewhere; tried again", "lost");
+    }
   } catch {
     // It is away, which is said already.
   }
