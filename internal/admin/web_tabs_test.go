@@ -2,12 +2,15 @@ package admin_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 
 	"github.com/inferweir/weir/storetest"
@@ -84,10 +87,10 @@ func streamsAreTaken(t *testing.T, browser context.Context) {
 // longNames has callers with the longest names that there are, without a space in them.
 func longNames(t *testing.T, browser context.Context) {
 	yaml := strings.Replace(siteConfig, "identify: [api_key, ip]", "identify: [api_key, header, ip]\n  trusted_proxies: [127.0.0.0/8]", 1)
-	s := newSite(t, strings.Replace(yaml, "60/minute", "1/minute", 1), "")
+	s := newSite(t, strings.Replace(yaml, "60/minute", "1/minute", 1)+"database: {url: \"sqlite:"+filepath.Join(t.TempDir(), "weir.db")+"\"}\n", "")
 	for _, name := range []string{strings.Repeat("L", 250), "short"} {
-		for range 3 {
-			r, err := http.NewRequest(http.MethodPost, s.callers+"/classify", strings.NewReader(`{"text": "one"}`))
+		for i := range 3 {
+			r, err := http.NewRequest(http.MethodPost, s.callers+"/classify", strings.NewReader(fmt.Sprintf(`{"text": "%s %d"}`, name, i)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -105,7 +108,7 @@ func longNames(t *testing.T, browser context.Context) {
 			b.open(s.admin + path)
 			b.until(isLive)
 			if path != "/events" {
-				equal(t, is[bool](b, `[...document.querySelectorAll("tbody th")].some((e) => e.textContent.includes("L".repeat(250)))`), true)
+				equal(t, is[bool](b, `[...document.querySelectorAll("tbody th")].some((e) => e.textContent.includes("L".repeat(240)))`), true)
 			}
 			b.fits()
 			equal(t, is[string](b, `[...document.querySelectorAll(".scroll, .panel")].filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.scrollWidth + " in " + e.clientWidth + ": " + e.getAttribute("aria-label")).join()`), "")
@@ -128,16 +131,20 @@ func pageComesBack(t *testing.T, browser context.Context) {
 		s.operators.ServeHTTP(w, r)
 	}))
 	defer front.Close()
+	defer front.CloseClientConnections()
 	b := newTab(t, browser, looks()[0])
 	b.open(front.URL + "/jobs")
 	b.until(isLive)
 	equal(t, b.text("#down"), "The database does not answer")
 	b.accessible()
-	isBack.Store(true)
-	front.CloseClientConnections()
-	b.until(`document.querySelector("#list") && ` + isLive)
+	run(b, chromedp.WaitEvent(page.LoadEventFired, nil, chromedp.Func(func(context.Context, *chromedp.Target) error {
+		isBack.Store(true)
+		front.CloseClientConnections()
+		return nil
+	})))
+	equal(t, b.text("#list"), "Jobs, the newest first")
+	b.until(isLive)
 	b.do(chromedp.Navigate("about:blank"))
-	front.CloseClientConnections()
 }
 
 func narrowHeads(t *testing.T, browser context.Context) {

@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"context"
 	"crypto/tls"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/inferweir/weir/config"
+	"github.com/inferweir/weir/gateway"
+	"github.com/inferweir/weir/internal/admin"
 )
 
 // browse asks for a page as a browser does.
@@ -331,6 +334,33 @@ func TestDashboardForms(t *testing.T) {
 		form.Set("targets", mark)
 		equal(t, o.post("/config/save", form).Code, 303)
 		equal(t, strings.Contains(o.browse("/config").Body.String(), "Weight of http://127.0.0.1:2: 5"), true)
+	})
+	t.Run("a file that is right again is not called wrong any more", func(t *testing.T) {
+		wrong := true
+		load := func() (*config.Config, error) {
+			if wrong {
+				return config.Parse("weir.yaml", []byte("plans: 5"), nil)
+			}
+			return config.Parse("weir.yaml", []byte(twoPlans), nil)
+		}
+		cfg, err := config.Parse("weir.yaml", []byte(twoPlans), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := gateway.New(cfg, gateway.Options{File: "weir.yaml", Load: load})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = g.Close(context.Background()) })
+		o := &operators{t: t, handler: admin.Handler(g, config.Admin{}), gateway: g}
+		const failed = "The last reload failed:"
+		form := url.Values{"csrf": {csrfIn(t, o.browse("/config").Body.String())}}
+		rec := o.post("/config/reload", form)
+		equal(t, [2]any{rec.Code, strings.Contains(rec.Body.String(), failed)}, [2]any{400, true})
+		wrong = false
+		rec = o.post("/config/reload", form)
+		body := o.browse("/config", "Cookie", doneCookie(t, rec)).Body.String()
+		equal(t, [3]any{leadsTo(rec), strings.Contains(body, failed), strings.Contains(body, "read again and is in force")}, [3]any{"/config says reloaded", false, true})
 	})
 	t.Run("a file that is not there cannot be read again", func(t *testing.T) {
 		o := open(t, twoPlans, "")
