@@ -68,6 +68,7 @@ func (t *Test) Run(ctx context.Context) *Report {
 		r.recorder.sendingEnded(r.sendClosed(ctx))
 	}
 	r.open.Wait()
+	r.recorder.answersEnded(time.Now())
 	close(sent)
 	watching.Wait()
 	return r.report(context.Cause(ctx))

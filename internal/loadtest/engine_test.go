@@ -428,10 +428,20 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// TestUsersInURLs keeps passwords out of what is printed: no server would get them.
+func TestUsersInURLs(t *testing.T) {
+	for _, of := range []string{"http://alice:s3cret@h.test/x", "http://alice:s3cret@h.test:port/x", `http://alice:s3cret@h.test:{{pick "1" "1"}}/x`} {
+		_, err := loadtest.New(loadtest.Options{URL: of, Stages: []loadtest.Stage{{10, 10, time.Second}}})
+		if err == nil || !strings.Contains(err.Error(), "user") || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v, want an error that names a user and not the password", of, err)
+		}
+	}
+}
+
 // TestDescription says what will be sent.
 func TestDescription(t *testing.T) {
 	test, err := loadtest.New(loadtest.Options{
-		URL: "http://user:secret@h.test/x", Body: "{}", Arrivals: loadtest.Poisson, Warmup: time.Second, CallerCount: 5,
+		URL: "http://h.test/x", Body: "{}", Arrivals: loadtest.Poisson, Warmup: time.Second, CallerCount: 5,
 		Stages: []loadtest.Stage{{10, 500, 30 * time.Second}, {500, 500, 90 * time.Second}},
 	})
 	if err != nil {

@@ -29,6 +29,7 @@ type recorder struct {
 
 	mu       sync.Mutex // guards all below
 	ended    time.Time  // of the sending
+	done     time.Time  // the last answer was there
 	sent     int64
 	answered int64 // with an error or without
 	ok, good int64 // good: inside the service level
@@ -277,4 +278,12 @@ func (r *recorder) sendingEnded(at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = at
+}
+
+// answersEnded says when the last answer was there: the end of the time in which the
+// server did its work.
+func (r *recorder) answersEnded(at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done = at
 }

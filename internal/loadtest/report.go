@@ -243,8 +243,14 @@ func (r *run) report(cause error) *Report {
 		IntervalS: c.seconds.width.Seconds(), Confidence: confidence(c.latency),
 		Histogram: histogram(c.latency), Percentiles: percentiles(c.latency), Intervals: c.seconds.report(),
 	}
-	if seconds > 0 {
-		p.Rate, p.Goodput = rounded(float64(c.sent)/seconds), rounded(float64(c.good)/seconds)
+	// What a closed loop sends, and what streams bring, is work that the server may still
+	// do when the sending is over.
+	working := max(seconds, c.done.Sub(c.begin).Seconds())
+	if per := seconds; per > 0 {
+		if len(r.o.Stages) == 0 {
+			per = working
+		}
+		p.Rate, p.Goodput = rounded(float64(c.sent)/per), rounded(float64(c.good)/per)
 	}
 	if len(r.o.Stages) > 0 {
 		p.Loop, p.Arrivals, p.LateMS = "open", r.o.Arrivals, quantiles(c.late)
@@ -259,7 +265,7 @@ func (r *run) report(cause error) *Report {
 	for status, n := range c.statuses {
 		p.Statuses[strconv.Itoa(status)] = n
 	}
-	c.addStreams(p, seconds)
+	c.addStreams(p, working)
 	c.addFields(p)
 	c.addCallers(p, r.mix)
 	for _, o := range r.o.Objectives {

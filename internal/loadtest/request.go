@@ -71,7 +71,13 @@ func newRequests(o *Options) (*requests, error) {
 func parseTarget(target string) (*url.URL, error) {
 	u, err := url.Parse(target)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		if strings.Contains(target, "@") { // which may stand behind a password
+			return nil, errors.New("URL: want http://HOST:PORT/PATH or https://HOST:PORT/PATH, without a user")
+		}
 		return nil, fmt.Errorf("URL: %.200q: want http://HOST:PORT/PATH or https://HOST:PORT/PATH", target)
+	}
+	if u.User != nil {
+		return nil, errors.New("URL: it has a user: want credentials in a header field, for example 'Authorization: Bearer KEY'")
 	}
 	return u, nil
 }

@@ -77,7 +77,7 @@ func isPercentile(text string) bool {
 func (o Objective) inside(a *outcome) bool {
 	switch o.about {
 	case ttftObjective:
-		return a.tokens > 0 && a.first < o.below
+		return a.pieces > 0 && a.first < o.below
 	case gapObjective:
 		return a.tokens < 2 || a.meanGap() < o.below
 	}

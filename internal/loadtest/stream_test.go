@@ -74,9 +74,10 @@ func TestStreams(t *testing.T) {
 			if q := r.ITLMS; q.P50 < 19.9 || q.P50 > 20.1 || q.P90 < 59 || q.P90 > 61 {
 				t.Errorf("between tokens %+v, want a median of 20 ms and a third of 60 ms", q)
 			}
-			// Three tokens in 100 ms after the first.
-			if r.Tokens != 40 || r.TokensFrom != "pieces" || r.TokensPerS != 40 || r.StreamSpeeds.P50 < 29.9 || r.StreamSpeeds.P50 > 30.1 {
-				t.Errorf("%d tokens by %s, %g/s, one stream %+v; want 40 by pieces, 40/s, 30/s", r.Tokens, r.TokensFrom, r.TokensPerS, r.StreamSpeeds)
+			// Three tokens in 100 ms after the first; 40 until the last answer is there, which
+			// takes 0.2 s longer than the sending.
+			if r.Tokens != 40 || r.TokensFrom != "pieces" || r.TokensPerS < 33.3 || r.TokensPerS > 33.4 || r.StreamSpeeds.P50 < 29.9 || r.StreamSpeeds.P50 > 30.1 {
+				t.Errorf("%d tokens by %s, %g/s, one stream %+v; want 40 by pieces, 33.3/s, 30/s", r.Tokens, r.TokensFrom, r.TokensPerS, r.StreamSpeeds)
 			}
 			if r.LatencyMS.P50 < 299 || r.LatencyMS.P50 > 301 {
 				t.Errorf("latency %+v, want 300 ms", r.LatencyMS)
