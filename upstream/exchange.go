@@ -305,6 +305,12 @@ func (x *exchange) fail(err error) error {
 	return fmt.Errorf("upstream %s: %w", x.pool.options.Name, err)
 }
 
+// outOfTime reports whether cause is one of the exchange's own limits: a client that
+// leaves after that, or because of it, is not why it ended.
+func outOfTime(cause error) bool {
+	return errors.Is(cause, errFirstByte) || errors.Is(cause, errBetweenBytes) || errors.Is(cause, errTotal)
+}
+
 // explain finds out why err happened. No problem is due where this side gave the
 // exchange up.
 func (x *exchange) explain(err error) (result string, p *weir.Problem) {
@@ -314,7 +320,7 @@ func (x *exchange) explain(err error) (result string, p *weir.Problem) {
 	}
 	var netErr net.Error
 	switch cause := context.Cause(x.ctx); {
-	case x.request.caller.Err() != nil, cause == errSlower, cause == errClosed, cause == errLeft, cause == errPoolClosed:
+	case cause == errSlower, cause == errClosed, cause == errLeft, cause == errPoolClosed, x.request.caller.Err() != nil && !outOfTime(cause):
 		return ResultCancelled, nil
 	case errors.Is(err, errSockets):
 		return ResultBusy, &weir.Problem{

@@ -23,6 +23,7 @@ const (
 	maxResponseHeaderBytes  = 256 << 10
 	connectionBufferSize    = 32 << 10
 	keepAliveInterval       = 30 * time.Second
+	writeSlack              = time.Second
 )
 
 // A Target is one server of a pool.
@@ -286,9 +287,10 @@ func (p *Pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem.ServeHTTP(w, r)
 		return
 	}
-	// A client that takes nothing must not hold the target's connection for ever.
+	// A client that takes nothing must not hold the target's connection for ever. The
+	// answer's own end at the total comes first: it says why.
 	out := http.NewResponseController(w)
-	if out.SetWriteDeadline(time.Now().Add(p.options.Timeouts.Total)) == nil {
+	if out.SetWriteDeadline(time.Now().Add(p.options.Timeouts.Total+writeSlack)) == nil {
 		defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection's next answer has its own
 	}
 	if err := p.Relay(w, resp, Ahead{}); err != nil {
