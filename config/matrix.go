@@ -31,7 +31,15 @@ type MatrixLoad struct {
 	// Concurrency, in place of Rate, is how many requests run at the same time, each of
 	// which is followed by the next one. From 1 to 100000.
 	Concurrency int `yaml:"concurrency" min:"1" max:"100000"`
-	// Duration is how long each run sends. Default 20s, from 1s to 24h.
+	// Ramps are changes of the rate, one after the other, before Rate: FROM:TO:DURATION, for
+	// example 10:500:30s. What their parts may be is for who sends them to say. At most 99.
+	// Default none.
+	Ramps []string `yaml:"ramps"`
+	// Arrivals is constant, the default, for requests at equal distances, or poisson, for
+	// random ones.
+	Arrivals string `yaml:"arrivals" default:"constant"`
+	// Duration is how long each run sends. Default 20s, from 1s to 24h. With Ramps and
+	// without Rate it holds the last rate, and the default is 0: a run ends with its ramps.
 	Duration time.Duration `yaml:"duration" default:"20s" min:"1s" max:"24h"`
 	// URL is the path that is asked for, with its query. Required.
 	URL string `yaml:"url" required:"a path, for example /v1/chat/completions"`
@@ -48,6 +56,9 @@ type MatrixLoad struct {
 	Callers int `yaml:"callers" default:"1" min:"1" max:"1000000"`
 	// Stream says that the answers are event streams. Default false.
 	Stream bool `yaml:"stream" default:"false"`
+	// SLO is a service level, one condition an item: p95<300ms, ttft<1s or itl_p99<80ms.
+	// What a condition may be is for who measures it to say. At most 20. Default none.
+	SLO []string `yaml:"slo"`
 }
 
 // MatrixRun is one configuration of a Matrix.
@@ -65,18 +76,26 @@ type MatrixRun struct {
 
 // What a Matrix may have of runs, and each of them of values and variables.
 const (
-	maxRuns = 32
-	maxSets = 100
+	maxRuns       = 32
+	maxSets       = 100
+	maxRamps      = 99
+	maxObjectives = 20
 )
+
+// MatrixCheck looks at what a Matrix sends, where the forms of its texts are not a matter of
+// this package. It calls wrong for each mistake, with the path of the key, for example
+// load.ramps[0], and what would be right. A key that has a mistake already gets no second
+// one.
+type MatrixCheck func(load *MatrixLoad, wrong func(path, want string))
 
 // ParseMatrix reads a Matrix from YAML, as strictly as Parse a configuration. The name stands
 // in messages. ${NAME} is the environment of the process and ${file:/path} read from disk, but
 // not in the values of set: they become part of the configuration, where the same is done.
-// The error, if any, is Mistakes.
-func ParseMatrix(name string, text []byte) (*Matrix, error) {
+// The checks see load as far as it could be read. The error, if any, is Mistakes.
+func ParseMatrix(name string, text []byte, checks ...MatrixCheck) (*Matrix, error) {
 	m := &Matrix{}
 	d := newDecoder(name, os.LookupEnv)
-	d.later, d.choices = nil, map[string]choice{"load.method": choices()["routes[].match.methods[]"]}
+	d.later, d.choices = nil, map[string]choice{"load.method": choices()["routes[].match.methods[]"], "load.arrivals": {"constant", "poisson"}}
 	if root := parseYAML(text, d.collector, "the file is empty: want load, config and runs"); root != nil {
 		p := place{line: lineOf(root)}
 		setDefaults(reflect.ValueOf(m).Elem())
@@ -84,7 +103,11 @@ func ParseMatrix(name string, text []byte) (*Matrix, error) {
 			d.add(p.line, "", "", "want a mapping: load, config and runs")
 		} else {
 			d.value(p, root, reflect.ValueOf(m).Elem())
-			(&checker{d}).matrix(m)
+			k := &checker{d}
+			k.matrix(m)
+			for _, check := range checks {
+				check(&m.Load, k.fail)
+			}
 		}
 	}
 	if err := d.err(); err != nil {
@@ -133,8 +156,23 @@ func (k *checker) load(l *MatrixLoad) {
 	case !k.clean("load"):
 	case l.Rate > 0 && l.Concurrency > 0:
 		k.fail("load.concurrency", "has no effect with rate, which sends whether there are answers or not: want one of the two")
-	case l.Rate == 0 && l.Concurrency == 0:
+	case l.Rate == 0 && l.Concurrency == 0 && len(l.Ramps) == 0:
 		k.fail("load", "want rate, how many requests a second, or concurrency, how many at the same time")
+	}
+	if l.Concurrency > 0 && len(l.Ramps) > 0 {
+		k.fail("load.ramps", "has no effect with concurrency, which has no rate: want one of the two")
+	}
+	if l.Concurrency > 0 && k.said("load.arrivals") {
+		k.fail("load.arrivals", "has no effect with concurrency, which sends when there is an answer: want one of the two")
+	}
+	if n := len(l.Ramps); n > maxRamps {
+		k.fail("load.ramps", fmt.Sprintf("%d ramps: want at most %d", n, maxRamps))
+	}
+	if n := len(l.SLO); n > maxObjectives {
+		k.fail("load.slo", fmt.Sprintf("%d conditions: want at most %d", n, maxObjectives))
+	}
+	if len(l.Ramps) > 0 && l.Rate == 0 && !k.said("load.duration") {
+		l.Duration = 0
 	}
 	if k.printable("load.url", l.URL) && !strings.HasPrefix(l.URL, "/") {
 		k.fail("load.url", "want a path that begins with /, for example /v1/chat/completions: each run has a server of its own")

@@ -21,6 +21,9 @@ load:
   headers: {Authorization: "Bearer ${WEIR_TEST_KEY}", X-Empty: ""}
   callers: 10
   stream: true
+  ramps: [10:500:30s, "500:500:1m"]
+  arrivals: poisson
+  slo: [p95<300ms, ttft<1s]
 config: weir.yaml
 runs:
   - name: as it is
@@ -40,6 +43,7 @@ runs:
 		Load: config.MatrixLoad{
 			Rate: 0.5, Duration: 90 * time.Second, URL: "/predict/language?x=1", Method: "POST", Body: "body.json",
 			Headers: map[string]string{"Authorization": "Bearer weir_hunter2", "X-Empty": ""}, Callers: 10, Stream: true,
+			Ramps: []string{"10:500:30s", "500:500:1m"}, Arrivals: "poisson", SLO: []string{"p95<300ms", "ttft<1s"},
 		},
 		Config: "weir.yaml",
 		Runs: []config.MatrixRun{{Name: "as it is"}, {
@@ -60,9 +64,35 @@ runs:
 			t.Fatal(err)
 		}
 		equal(t, got, &config.Matrix{
-			Load:   config.MatrixLoad{Concurrency: 16, Duration: 20 * time.Second, URL: "/a", Method: "GET", Callers: 1},
+			Load:   config.MatrixLoad{Concurrency: 16, Arrivals: "constant", Duration: 20 * time.Second, URL: "/a", Method: "GET", Callers: 1},
 			Config: "a/b.yaml", Runs: []config.MatrixRun{{Name: "x"}},
 		})
+	})
+	t.Run("ramps alone end with the last, or hold its rate", func(t *testing.T) {
+		for more, want := range map[string]time.Duration{"": 0, ", duration: 5s": 5 * time.Second, ", rate: 5": 20 * time.Second} {
+			got, err := config.ParseMatrix("plan.yaml", []byte("{load: {ramps: [1:2:3s], url: /a"+more+"}, config: a, runs: [{name: x}]}"))
+			if err != nil || got.Load.Duration != want {
+				t.Errorf("%q: %v, %v; want %v", more, got, err, want)
+			}
+		}
+	})
+	t.Run("a check says what is wrong, at its place", func(t *testing.T) {
+		check := func(l *config.MatrixLoad, wrong func(path, want string)) {
+			wrong("load.ramps[1]", "want another than "+l.Ramps[0])
+		}
+		m, err := config.ParseMatrix("plan.yaml", []byte("config: a\nruns: [{name: x}]\nload:\n  url: /a\n  ramps:\n    - 1:2:3s\n    - up\n"), check)
+		if want := `plan.yaml:7: load.ramps[1]: "up": want another than 1:2:3s`; m != nil || err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+		check = func(l *config.MatrixLoad, wrong func(path, want string)) {
+			for i := range l.SLO {
+				wrong(fmt.Sprintf("load.slo[%d]", i), "want another")
+			}
+		}
+		_, err = config.ParseMatrix("plan.yaml", []byte("{load: {rate: 5, url: /a, slo: [{}, a]}, config: a, runs: [{name: x}]}"), check)
+		if want := "plan.yaml:1: load.slo[0]: a mapping: want a text\nplan.yaml:1: load.slo[1]: \"a\": want another"; err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
 	})
 }
 
@@ -96,6 +126,9 @@ load:
   boddy: a
   headers: {Host: a, "Bad Header": hunter2, X-A: "hunter2\nb"}
   callers: 0
+  arrivals: uniform
+  ramps: {}
+  slo: [""]
 config: " a"
 runs:
   - {name: a, set: [], env: {"A-B": 1}}
@@ -113,15 +146,18 @@ colour: red
 		`plan.yaml:9: load.headers.Host: belongs to the connection and is not for setting: want another field`,
 		`plan.yaml:9: load.headers.X-A: want a value without line breaks and NUL`,
 		`plan.yaml:10: load.callers: "0": want from 1 to 1000000`,
-		`plan.yaml:11: config: " a": want printable characters without spaces around them`,
-		`plan.yaml:13: runs[0].set: a list: want a mapping`,
-		`plan.yaml:13: runs[0].env.A-B: "1": want the name of a variable, for example GOMAXPROCS`,
-		`plan.yaml:14: runs[1].sett: unknown key: did you mean set?`,
-		`plan.yaml:14: runs[1].name: "a": the same name as runs[0]: want one of its own`,
-		`plan.yaml:15: runs[2].set.a: written twice: want it once, and it is already in line 15`,
-		`plan.yaml:15: runs[2].set.b: anchors, aliases and tags are not supported: write the value out`,
-		`plan.yaml:15: runs[2].name: missing: want a name, for example no cache`,
-		`plan.yaml:16: colour: unknown key: want one of load, config, runs`)
+		`plan.yaml:11: load.arrivals: "uniform": want one of constant, poisson`,
+		`plan.yaml:12: load.ramps: a mapping: want a list`,
+		`plan.yaml:13: load.slo[0]: "": empty: want a text, or leave the key out`,
+		`plan.yaml:14: config: " a": want printable characters without spaces around them`,
+		`plan.yaml:16: runs[0].set: a list: want a mapping`,
+		`plan.yaml:16: runs[0].env.A-B: "1": want the name of a variable, for example GOMAXPROCS`,
+		`plan.yaml:17: runs[1].sett: unknown key: did you mean set?`,
+		`plan.yaml:17: runs[1].name: "a": the same name as runs[0]: want one of its own`,
+		`plan.yaml:18: runs[2].set.a: written twice: want it once, and it is already in line 18`,
+		`plan.yaml:18: runs[2].set.b: anchors, aliases and tags are not supported: write the value out`,
+		`plan.yaml:18: runs[2].name: missing: want a name, for example no cache`,
+		`plan.yaml:19: colour: unknown key: want one of load, config, runs`)
 }
 
 func TestParseMatrixSaysWhatDoesNotGoTogether(t *testing.T) {
@@ -132,6 +168,12 @@ func TestParseMatrixSaysWhatDoesNotGoTogether(t *testing.T) {
 	f("{load: {url: /a}, config: a, runs: [{name: x, set: null}]}",
 		`plan.yaml:1: runs[0].set: null: want a mapping, or leave the key out`,
 		`plan.yaml:1: load: want rate, how many requests a second, or concurrency, how many at the same time`)
+	f("{load: {url: /a, concurrency: 1, ramps: [1:2:3s], arrivals: poisson}, config: a, runs: [{name: x}]}",
+		`plan.yaml:1: load.ramps: has no effect with concurrency, which has no rate: want one of the two`,
+		`plan.yaml:1: load.arrivals: "poisson": has no effect with concurrency, which sends when there is an answer: want one of the two`)
+	f("{load: {url: /a, rate: 1, ramps: ["+strings.Repeat("1:2:3s, ", 100)+"], slo: ["+strings.Repeat("p95<1s, ", 21)+"]}, config: a, runs: [{name: x}]}",
+		`plan.yaml:1: load.ramps: 100 ramps: want at most 99`,
+		`plan.yaml:1: load.slo: 21 conditions: want at most 20`)
 	f("{load: {url: /a, rate: 1000001, headers: {A: '${WEIR_TEST_NO_KEY}'}}, config: a, runs: ["+strings.Repeat("{name: x}, ", 33)+"]}",
 		`plan.yaml:1: load.rate: "1000001": want a number above 0 and at most 1000000, for example 200 or 0.5`,
 		`plan.yaml:1: load.headers.A: environment variable WEIR_TEST_NO_KEY is not set`,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,10 @@ import (
 	"github.com/inferweir/weir/internal/loadtest"
 )
 
+// reportPaths are what the flags name: where reports go to, and what they are compared
+// with. "" is none.
+type reportPaths struct{ json, html, compare string }
+
 // reportFiles are the files that reports go to. They are opened before the load, so
 // that nobody learns after ten minutes that a directory is missing.
 type reportFiles struct{ json, html reportFile }
@@ -21,19 +26,60 @@ type reportFile struct {
 	path string
 	file *os.File
 	out  io.Writer // the standard output
+	// made: there was no such file, and there is none again where nothing is written.
+	made bool
 }
 
-func openReports(jsonPath, htmlPath string, stdout io.Writer) (*reportFiles, error) {
-	f := &reportFiles{}
-	var err error
-	if f.json, err = openReport("--json", jsonPath, stdout); err != nil {
-		return nil, err
+func openReports(paths reportPaths, stdout io.Writer) (*reportFiles, error) {
+	if paths.json == "-" && paths.html == "-" {
+		return nil, errors.New("--json, --html: -: want one of them on the standard output, and a file for the other")
 	}
-	if f.html, err = openReport("--html", htmlPath, stdout); err != nil {
+	f := &reportFiles{}
+	err := f.open(paths, stdout)
+	if err == nil {
+		err = f.apart(paths)
+	}
+	if err != nil {
 		f.close()
 		return nil, err
 	}
 	return f, nil
+}
+
+func (f *reportFiles) open(paths reportPaths, stdout io.Writer) (err error) {
+	if f.json, err = openReport("--json", paths.json, stdout); err != nil {
+		return err
+	}
+	f.html, err = openReport("--html", paths.html, stdout)
+	return err
+}
+
+// apart refuses a file that has two names on the command line: the page would replace the
+// JSON, or a report the one that it is compared with.
+func (f *reportFiles) apart(paths reportPaths) error {
+	if sameFile(f.json.file, paths.html) {
+		return fmt.Errorf("--json, --html: %s: the same file: want two", paths.html)
+	}
+	for _, r := range []struct {
+		flag string
+		file *os.File
+	}{{"--json", f.json.file}, {"--html", f.html.file}} {
+		if sameFile(r.file, paths.compare) {
+			return fmt.Errorf("%s, --compare: %s: the same file: want another one, or what is compared with would be lost", r.flag, paths.compare)
+		}
+	}
+	return nil
+}
+
+// sameFile tells whether a path leads to a file, by whatever name. What is no regular
+// file, for example /dev/null, may be written twice.
+func sameFile(f *os.File, path string) bool {
+	if f == nil || path == "" || !isRegular(f) {
+		return false
+	}
+	a, errA := f.Stat()
+	b, errB := os.Stat(path)
+	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
 func openReport(flag, path string, stdout io.Writer) (reportFile, error) {
@@ -43,11 +89,12 @@ func openReport(flag, path string, stdout io.Writer) (reportFile, error) {
 	case "-":
 		return reportFile{path: path, out: stdout}, nil
 	}
+	_, missing := os.Lstat(path)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o666)
 	if err != nil {
 		return reportFile{}, fmt.Errorf("%s: %s: %w", flag, path, pathCause(err))
 	}
-	return reportFile{path: path, file: f}, nil
+	return reportFile{path: path, file: f, made: errors.Is(missing, os.ErrNotExist)}, nil
 }
 
 // write replaces what is in the file.
@@ -58,6 +105,7 @@ func (f *reportFile) write(text func(io.Writer) error) error {
 	case f.file == nil:
 		return nil
 	}
+	f.made = false
 	err := f.file.Truncate(0)
 	if err == nil || !isRegular(f.file) { // a pipe is as empty as it can be
 		err = text(f.file)
@@ -75,8 +123,12 @@ func isRegular(f *os.File) bool {
 
 func (f *reportFiles) close() {
 	for _, of := range []reportFile{f.json, f.html} {
-		if of.file != nil {
-			_ = of.file.Close()
+		if of.file == nil {
+			continue
+		}
+		_ = of.file.Close()
+		if of.made {
+			_ = os.Remove(of.path)
 		}
 	}
 }

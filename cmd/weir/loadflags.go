@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"strconv"
@@ -22,13 +23,64 @@ const (
 	maxFileLines = 1_000_000
 )
 
+// The flags whose zero value stands for what is not said: 0 and "" are refused, so that
+// nobody gets a default who has asked for nothing, or for an empty variable of a script.
+type (
+	loadRate  float64       // a second
+	loadCount int64         // of things
+	loadSpan  time.Duration // that something takes
+	loadText  string
+)
+
+// UnmarshalText reads a number above 0.
+func (r *loadRate) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseFloat(string(text), 64)
+	if err != nil || !(n > 0) || math.IsInf(n, 0) {
+		return fmt.Errorf("%.100q: want a number above 0, for example 200 or 0.5", text)
+	}
+	*r = loadRate(n)
+	return nil
+}
+
+// UnmarshalText reads a whole number from 1 on.
+func (c *loadCount) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%.100q: want a whole number, 1 or more", text)
+	}
+	*c = loadCount(n)
+	return nil
+}
+
+// UnmarshalText reads a time above 0.
+func (t *loadSpan) UnmarshalText(text []byte) error {
+	d, err := time.ParseDuration(string(text))
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%.100q: want a time above 0 with its unit, for example 10s", text)
+	}
+	*t = loadSpan(d)
+	return nil
+}
+
+// UnmarshalText reads a text that is not empty.
+func (t *loadText) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("is empty: want a text, or the flag left out")
+	}
+	*t = loadText(text)
+	return nil
+}
+
+// rampForm is what a ramp looks like.
+const rampForm = "want FROM:TO:DURATION, for example 10:500:30s"
+
 // loadRamp is FROM:TO:DURATION.
 type loadRamp loadtest.Stage
 
 // UnmarshalText reads it.
 func (r *loadRamp) UnmarshalText(text []byte) error {
 	parts := strings.Split(string(text), ":")
-	wrong := fmt.Errorf("%.100q: want FROM:TO:DURATION, for example 10:500:30s", text)
+	wrong := fmt.Errorf("%.100q: "+rampForm, text)
 	if len(parts) != 3 {
 		return wrong
 	}

@@ -61,6 +61,28 @@ func (t *tail) String() string {
 	return printable(strings.TrimSpace(string(t.text)))
 }
 
+// complaint is what the server says, without the name of its file: nobody has written it,
+// and it is removed.
+func (s *loadServer) complaint() string {
+	return strings.ReplaceAll(s.said.String(), s.file+": ", "")
+}
+
+// lastWords is how the server ended, and the last line that it wrote: of what is before
+// that most is its log.
+func (s *loadServer) lastWords() string {
+	how := "with status 0"
+	if s.err != nil {
+		how = s.err.Error()
+	}
+	s.said.mu.Lock()
+	text := strings.TrimSpace(string(s.said.text))
+	s.said.mu.Unlock()
+	if text == "" {
+		return how
+	}
+	return fmt.Sprintf("%s, after %.300s", how, printable(text[strings.LastIndexByte(text, '\n')+1:]))
+}
+
 // startServer starts a server with the configuration of a run, and waits until it is
 // ready.
 func startServer(ctx context.Context, r *matrixRun) (*loadServer, error) {
@@ -127,10 +149,10 @@ func (s *loadServer) await(ctx context.Context, introduced <-chan bool) error {
 	case ok := <-introduced:
 		if !ok {
 			<-s.ended
-			return fmt.Errorf("weir serve ended: %s", &s.said)
+			return fmt.Errorf("weir serve ended: %s", s.complaint())
 		}
 	case <-ctx.Done():
-		return fmt.Errorf("weir serve did not listen within %s: %s", short(startWait), &s.said)
+		return fmt.Errorf("weir serve did not listen within %s: %s", short(startWait), s.complaint())
 	}
 	client := &http.Client{Transport: newTransport(1)}
 	defer client.CloseIdleConnections()
@@ -151,9 +173,9 @@ func (s *loadServer) await(ctx context.Context, introduced <-chan bool) error {
 		select {
 		case <-again.C:
 		case <-s.ended:
-			return fmt.Errorf("weir serve ended: %s", &s.said)
+			return fmt.Errorf("weir serve ended: %s", s.complaint())
 		case <-ctx.Done():
-			return fmt.Errorf("weir serve was not ready within %s: %s", short(startWait), &s.said)
+			return fmt.Errorf("weir serve was not ready within %s: %s", short(startWait), s.complaint())
 		}
 	}
 }

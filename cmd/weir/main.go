@@ -67,6 +67,7 @@ func run(ctx context.Context, args []string, out output) int {
 		kong.Name("weir"),
 		kong.Description("An inference gateway: rate limits, caching and protection for any model API."),
 		kong.Writers(out.stdout, out.stderr),
+		kong.Help(showHelp),
 		kong.Exit(func(status int) { exited = status }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(out),

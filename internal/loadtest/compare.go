@@ -1,9 +1,11 @@
 package loadtest
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -17,7 +19,18 @@ const (
 	Noise  = "noise"  // larger, but within what so few answers can tell apart
 	Better = "better" // faster, more, or fewer errors
 	Worse  = "worse"
+	TooFew = "too few" // a percentile that fewer than tailLeast values lie beyond: chance decides
 )
+
+// tailLeast is how many values there must be beyond a percentile: of 300 answers three
+// are, and the p99 is what happened to one of them.
+const tailLeast = 10
+
+// noiseNote explains Noise.
+const noiseNote = "noise: the loads have too few answers, or their generator was too late, to tell this change from chance."
+
+// tooFewNote explains TooFew.
+const tooFewNote = "too few: fewer than 10 of what one of the loads measured lie beyond this percentile, so that chance decides. A p50 needs 20 of them, a p95 200, a p99 1,000: send for longer."
 
 // errorPoints is the change of the share of errors that is worth a word.
 const errorPoints = 0.005
@@ -45,38 +58,81 @@ type Comparison struct {
 
 // Compare compares a report with an older one. A latency has changed when it differs
 // by more than DefaultThreshold and by more than how late the generator itself was at
-// that percentile, and the two ranges of its percentile have nothing in common.
+// that percentile, and the two ranges of its percentile have nothing in common. Where
+// fewer than ten values of a load lie beyond a percentile, nothing is said of it but
+// TooFew.
 func Compare(old, new *Report) *Comparison {
 	c := &Comparison{Unlike: unlike(old, new)}
-	p50 := func(q Quantiles) float64 { return q.P50 }
-	p95 := func(q Quantiles) float64 { return q.P95 }
-	p99 := func(q Quantiles) float64 { return q.P99 }
-	latency := func(name string, was, is Quantiles, at func(Quantiles) float64) {
-		if at(was) <= 0 || at(is) <= 0 {
+	latency := func(name string, of distribution, q float64, at func(Quantiles) float64) {
+		was, is := at(old.quantilesOf(of)), at(new.quantilesOf(of))
+		if was <= 0 || is <= 0 {
 			return
 		}
-		change := Change{Name: name, Unit: "ms", Old: at(was), New: at(is), Percent: percent(at(was), at(is))}
-		change.Verdict = verdict(&change, old.Confidence[name], new.Confidence[name], max(at(old.LateMS), at(new.LateMS)))
+		change := Change{Name: name, Unit: "ms", Old: was, New: is, Percent: percent(was, is)}
+		change.Verdict = TooFew
+		if min(old.beyond(of, q), new.beyond(of, q)) >= tailLeast {
+			change.Verdict = verdict(&change, old.Confidence[name], new.Confidence[name], max(at(old.LateMS), at(new.LateMS)))
+		}
 		c.Changes = append(c.Changes, change)
 	}
-	latency("p50", old.LatencyMS, new.LatencyMS, p50)
-	latency("p95", old.LatencyMS, new.LatencyMS, p95)
-	latency("p99", old.LatencyMS, new.LatencyMS, p99)
-	latency("ttft p50", old.TTFTMS, new.TTFTMS, p50)
-	latency("ttft p95", old.TTFTMS, new.TTFTMS, p95)
-	latency("itl p50", old.ITLMS, new.ITLMS, p50)
+	p50 := func(q Quantiles) float64 { return q.P50 }
+	p95 := func(q Quantiles) float64 { return q.P95 }
+	latency("p50", latencies, 0.50, p50)
+	latency("p95", latencies, 0.95, p95)
+	latency("p99", latencies, 0.99, func(q Quantiles) float64 { return q.P99 })
+	latency("ttft p50", firstTokens, 0.50, p50)
+	latency("ttft p95", firstTokens, 0.95, p95)
+	latency("itl p50", tokenGaps, 0.50, p50)
 	more := func(name, unit string, was, is float64) {
 		if was > 0 || is > 0 {
 			c.Changes = append(c.Changes, moreIsBetter(Change{Name: name, Unit: unit, Old: was, New: is}))
 		}
 	}
 	more("goodput", "/s", old.Goodput, new.Goodput)
-	more("tokens", "/s", old.TokensPerS, new.TokensPerS)
+	if old.TokensFrom == new.TokensFrom {
+		more(new.tokenNoun(), "/s", old.TokensPerS, new.TokensPerS)
+	}
 	if len(old.Cache) > 0 && len(new.Cache) > 0 {
 		c.Changes = append(c.Changes, points(hitRatio, old.HitRatio, new.HitRatio, Better))
 	}
 	c.Changes = append(c.Changes, points(errorShare, old.ErrorShare(), new.ErrorShare(), Worse))
 	return c
+}
+
+// distribution is what percentiles are of.
+type distribution string
+
+// The distributions of a report: Report.Samples has how many values each has.
+const (
+	latencies   distribution = "latency"
+	firstTokens distribution = "ttft"
+	tokenGaps   distribution = "itl"
+)
+
+func (r *Report) quantilesOf(d distribution) Quantiles {
+	switch d {
+	case firstTokens:
+		return r.TTFTMS
+	case tokenGaps:
+		return r.ITLMS
+	}
+	return r.LatencyMS
+}
+
+// beyond is how many values of a distribution lie beyond its percentile q. Reports of
+// earlier versions do not say how many there are: of those it is what the histogram
+// counts, else one for each answer, which of gaps between tokens is less than there are.
+func (r *Report) beyond(d distribution, q float64) int64 {
+	n := r.Samples[string(d)]
+	if n == 0 && d == latencies {
+		for _, b := range r.Histogram {
+			n += b.Count
+		}
+	}
+	if n == 0 {
+		n = r.OK
+	}
+	return n - int64(math.Ceil(float64(n)*q))
 }
 
 // verdict judges the change of a latency with the ranges that its two values are in,
@@ -143,11 +199,14 @@ func unlike(old, new *Report) (all []string) {
 	}
 	differ("target", old.Method+" "+old.Target, new.Method+" "+new.Target)
 	differ("loop", old.Loop, new.Loop)
-	differ("arrivals", old.Arrivals, new.Arrivals)
-	differ("rate wanted", old.TargetRate, new.TargetRate)
-	differ("clients", old.Concurrency, new.Concurrency)
+	if old.Loop == new.Loop {
+		differ("arrivals", old.Arrivals, new.Arrivals)
+		differ("rate wanted", rateText(old.TargetRate)+"/s", rateText(new.TargetRate)+"/s")
+		differ("clients", old.Concurrency, new.Concurrency)
+	}
 	differ("callers", old.CallerCount, new.CallerCount)
 	differ("streams", old.Stream, new.Stream)
+	differ("tokens counted by", cmp.Or(old.TokensFrom, "nothing"), cmp.Or(new.TokensFrom, "nothing"))
 	differ("cores of the generator", old.Cores, new.Cores)
 	return all
 }
@@ -177,7 +236,10 @@ func (c Change) change() string {
 	if c.Name == errorShare || c.Name == hitRatio {
 		unit = " points"
 	}
-	if math.Abs(c.Percent) < 0.05 {
+	switch {
+	case c.Unit != "%" && c.Old == 0 && c.New > 0:
+		return "from none" // no share of nothing
+	case math.Abs(c.Percent) < 0.05:
 		return "0" + unit
 	}
 	sign := ""
@@ -185,6 +247,29 @@ func (c Change) change() string {
 		sign = "+"
 	}
 	return sign + significant(c.Percent) + unit
+}
+
+// notes explain the names and the verdicts that do not explain themselves.
+func (c *Comparison) notes() (all []string) {
+	has := func(verdict string) bool {
+		return slices.ContainsFunc(c.Changes, func(c Change) bool { return c.Verdict == verdict })
+	}
+	named := func(name string) bool {
+		return slices.ContainsFunc(c.Changes, func(c Change) bool { return strings.HasPrefix(c.Name, name) })
+	}
+	if named("ttft") || named("itl") {
+		all = append(all, "ttft: the time to the first token of a stream. itl: the gap between its tokens.")
+	}
+	if named("goodput") {
+		all = append(all, "goodput: answers a second without an error, inside the service level where there is one.")
+	}
+	if has(Noise) {
+		all = append(all, noiseNote)
+	}
+	if has(TooFew) {
+		all = append(all, tooFewNote)
+	}
+	return all
 }
 
 // WriteText writes the comparison as a table of 80 columns.
@@ -195,10 +280,13 @@ func (c *Comparison) WriteText(w io.Writer) error {
 		value := func(f float64) string { return significant(f) + " " + change.Unit }
 		fmt.Fprintf(&b, "  %-12s%14s%14s%16s   %s\n", change.Name, value(change.Old), value(change.New), change.change(), change.Verdict)
 	}
+	for _, note := range c.notes() {
+		b.WriteString("\n" + wrap(note, "  ") + "\n")
+	}
 	if len(c.Unlike) > 0 {
 		b.WriteString("\n  The loads are not the same:\n")
 		for _, text := range c.Unlike {
-			b.WriteString("  " + clip(text, textWidth-2) + "\n")
+			b.WriteString("  " + strings.Join(fold(text, textWidth-4), "\n    ") + "\n")
 		}
 	}
 	_, err := io.WriteString(w, b.String())

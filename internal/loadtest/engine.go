@@ -3,6 +3,7 @@ package loadtest
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -71,7 +72,26 @@ func (t *Test) Run(ctx context.Context) *Report {
 	r.recorder.answersEnded(time.Now())
 	close(sent)
 	watching.Wait()
-	return r.report(context.Cause(ctx))
+	p := r.report(context.Cause(ctx))
+	r.judge(p)
+	return p
+}
+
+// judge adds to a report what the load as a whole has shown: how much the server answers
+// well, and whether too many requests failed for the error budget.
+func (r *run) judge(p *Report) {
+	c := r.recorder
+	c.mu.Lock()
+	working := max(c.ended.Sub(c.begin), c.lastOK.Sub(c.begin), time.Microsecond)
+	c.mu.Unlock()
+	p.OKPerS = rounded(float64(p.OK) / working.Seconds())
+	if r.o.MaxErrors == nil {
+		return
+	}
+	p.OverBudget = p.Ended == EndedErrors || p.ErrorShare() > *r.o.MaxErrors
+	if p.OverBudget && p.Ended != EndedErrors {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("%s %% of the requests failed, and %g %% are allowed", significant(100*p.ErrorShare()), rounded(100**r.o.MaxErrors)))
+	}
 }
 
 // newTransport keeps a connection for each request in flight, so that none waits

@@ -289,15 +289,17 @@ func TestErrorKinds(t *testing.T) {
 				return nil, waitFor(r, time.Hour)
 			case 7:
 				return broken(errReader{context.DeadlineExceeded}), nil
+			case 8:
+				return reply(http.StatusFound, "", "Location", "/"), nil
 			}
-			return reply(http.StatusFound, "", "Location", "/"), nil
+			return reply(http.StatusOK, ""), nil
 		}}
-		r := virtually(t, t.Context(), loadtest.Options{Stages: rate(10, time.Second), Timeout: 2 * time.Second}, s)
-		want := map[string]int64{"429": 1, "503": 1, "5xx": 1, "4xx": 1, "cut": 2, "timeout": 2}
+		r := virtually(t, t.Context(), loadtest.Options{Stages: rate(10, 1100*ms), Timeout: 2 * time.Second}, s)
+		want := map[string]int64{"429": 1, "503": 1, "5xx": 1, "4xx": 1, "cut": 2, "timeout": 2, "redirect": 1}
 		if !reflect.DeepEqual(r.Errors, want) || r.OK != 2 {
 			t.Errorf("errors = %v with %d ok, want %v with 2", r.Errors, r.OK, want)
 		}
-		statuses := map[string]int64{"200": 2, "302": 2, "404": 1, "429": 1, "502": 1, "503": 1}
+		statuses := map[string]int64{"200": 4, "302": 1, "404": 1, "429": 1, "502": 1, "503": 1}
 		if !reflect.DeepEqual(r.Statuses, statuses) {
 			t.Errorf("statuses = %v, want %v", r.Statuses, statuses)
 		}
@@ -404,7 +406,7 @@ func TestMistakes(t *testing.T) {
 	}
 	for _, want := range []string{
 		"--rate, --concurrency: want one of them", "--concurrency: -1: want from 1 to 100000", `--arrivals: "uniform": want constant or poisson`, "--max-in-flight: 1000000: want",
-		"--rate: from 2e+06 to 2e+06: want from 0 to 1000000 a second", "--duration: 48h0m0s: want a time above 0 and at most 24h0m0s", "--warmup: -1ns", "--timeout: 2h0m0s: want",
+		"--rate, --ramp: from 2,000,000 to 2,000,000: want from 0 to 1,000,000 a second", "--duration: 48h: want a time above 0 and at most 24h", "--warmup: -1ns", "--timeout: 2h: want",
 		"--requests: -1: want", "--max-errors: want from 0% to 100%", `--caller: "a" with weight 0: want a name and a weight above 0`, "--slo: ttft<1s: want --stream", `URL: "localhost:8080": want http://HOST:PORT/PATH`,
 	} {
 		if !strings.Contains(err.Error(), want) {

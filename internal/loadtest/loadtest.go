@@ -105,7 +105,8 @@ type Options struct {
 	// gaps between tokens are measured, and a stream without its end is an error.
 	Stream bool
 	// MaxErrors ends the load when the share of errors in the last five seconds is
-	// above it. Default nil: never.
+	// above it, and there were 20 answers in them. A load that goes on to its end is
+	// judged by all its requests, however few. Default nil: neither.
 	MaxErrors  *float64
 	Objectives []Objective // the service level
 	Seed       uint64      // of all that is random; the same seed draws the same
@@ -172,25 +173,41 @@ func (o *Options) mistakes() (wrong []error) {
 	check(open != closed, "--rate, --concurrency: want one of them: a rate for an open loop, a number of clients for a closed one")
 	check(o.Concurrency >= 0 && o.Concurrency <= MaxConcurrency, "--concurrency: %d: want from 1 to %d", o.Concurrency, MaxConcurrency)
 	check(o.MaxInFlight >= 1 && o.MaxInFlight <= MaxConcurrency, "--max-in-flight: %d: want from 1 to %d", o.MaxInFlight, MaxConcurrency)
+	check(!closed || o.Arrivals != Poisson, "--arrivals: poisson with --concurrency: want a rate, which is what arrives: clients send one request after another")
 	check(o.Arrivals == Constant || o.Arrivals == Poisson, "--arrivals: %q: want constant or poisson", o.Arrivals)
 	check(len(o.Stages) <= maxStages, "--ramp: %d stages: want at most %d", len(o.Stages), maxStages)
-	long := o.Warmup + o.Duration
+	long := o.Warmup
+	if closed {
+		long += o.Duration
+	}
 	for _, s := range o.Stages {
 		long += s.For
-		check(s.From >= 0 && s.From <= MaxRate && s.To >= 0 && s.To <= MaxRate, "--rate: from %g to %g: want from 0 to %d a second", s.From, s.To, MaxRate)
-		check(s.For > 0 && s.For <= MaxDuration, "--duration: %s: want a time above 0 and at most %s", s.For, MaxDuration)
+		check(s.From >= 0 && s.From <= MaxRate && s.To >= 0 && s.To <= MaxRate, "--rate, --ramp: from %s to %s: want from 0 to %s a second", rateText(s.From), rateText(s.To), rateText(MaxRate))
+		check(s.For > 0 && s.For <= MaxDuration, "--duration: %s: want a time above 0 and at most %s", plainTime(s.For), plainTime(MaxDuration))
 	}
-	check(o.Warmup >= 0 && o.Warmup <= MaxDuration, "--warmup: %s: want a time from 0 to %s", o.Warmup, MaxDuration)
+	check(o.Warmup >= 0 && o.Warmup <= MaxDuration, "--warmup: %s: want a time from 0 to %s", plainTime(o.Warmup), plainTime(MaxDuration))
 	check(!closed || o.Duration > 0 || o.Requests > 0, "--duration: %s: want a time above 0, for example 10s, or --requests", o.Duration)
-	check(long <= MaxDuration, "--duration: %s with ramps and warm-up: want at most %s", long, MaxDuration)
+	check(long <= MaxDuration, "--duration: %s with ramps and warm-up: want at most %s", plainTime(long), plainTime(MaxDuration))
 	check(!open || o.sends(), "--rate: nothing would be sent: want a rate and a duration that make a request at least")
 	check(o.Requests >= 0, "--requests: %d: want 1 or more", o.Requests)
-	check(o.Timeout > 0 && o.Timeout <= time.Hour, "--timeout: %s: want a time above 0 and at most 1h", o.Timeout)
+	check(o.Timeout > 0 && o.Timeout <= time.Hour, "--timeout: %s: want a time above 0 and at most 1h", plainTime(o.Timeout))
 	check(o.MaxErrors == nil || *o.MaxErrors >= 0 && *o.MaxErrors <= 1, "--max-errors: want from 0%% to 100%%")
 	for _, objective := range o.Objectives {
-		check(objective.about == latencyObjective || o.Stream, "--slo: %s: want --stream, or an objective for the latency, for example p95<300ms", objective)
+		check(!objective.OfStreams() || o.Stream, "--slo: %s: want --stream, or an objective for the latency, for example p95<300ms", objective)
 	}
 	return wrong
+}
+
+// plainTime is a time without the units that are 0: 24h and not 24h0m0s.
+func plainTime(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // sends tells whether the stages have a request in them.

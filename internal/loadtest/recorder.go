@@ -2,7 +2,6 @@ package loadtest
 
 import (
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
@@ -30,6 +29,7 @@ type recorder struct {
 	mu       sync.Mutex // guards all below
 	ended    time.Time  // of the sending
 	done     time.Time  // the last answer was there
+	lastOK   time.Time  // the last one without an error was
 	sent     int64
 	answered int64 // with an error or without
 	ok, good int64 // good: inside the service level
@@ -43,14 +43,11 @@ type recorder struct {
 	late     *hdrhistogram.Histogram
 	first    *hdrhistogram.Histogram // streams: to the first token
 	gap      *hdrhistogram.Histogram // streams: between pieces
-	speed    *hdrhistogram.Histogram // streams: thousandths of tokens a second
-	tokens   int64
-	told     int64 // streams whose server said how many tokens they had
-	streams  int64
+	streams  streamCounts
 	seconds  intervals
 	callers  []*callerCount
 	recent   [budgetWindow + 1]recentSecond
-	retry    *hdrhistogram.Histogram // what refusals say
+	retry    *hdrhistogram.Histogram // what refusals say, in milliseconds
 	advised  int64
 	refused  int64
 	fields   fieldCounts
@@ -58,8 +55,9 @@ type recorder struct {
 
 // callerCount is what became of one caller's requests.
 type callerCount struct {
-	sent, ok, refused int64
-	latency           buckets
+	sent, ok, refused, errors, unfinished int64
+
+	latency buckets
 }
 
 // recentSecond is what was answered in one second.
@@ -73,8 +71,8 @@ func newRecorder(o *Options, begin time.Time) *recorder {
 	r := &recorder{
 		begin: begin, stream: o.Stream, objectives: o.Objectives,
 		errors: map[string]int64{}, examples: map[string]string{}, statuses: map[int]int64{},
-		latency: newHistogram(), late: newHistogram(), first: newHistogram(), gap: newHistogram(), speed: newHistogram(),
-		seconds: intervals{width: time.Second}, retry: newHistogram(),
+		latency: newHistogram(), late: newHistogram(), first: newHistogram(), gap: newHistogram(), streams: newStreamCounts(),
+		seconds: intervals{width: time.Second}, retry: newAdvice(),
 	}
 	if n := max(len(o.Callers), o.CallerCount); n <= maxNamed {
 		for range n {
@@ -117,6 +115,7 @@ func (r *recorder) record(s *shot, a *outcome) {
 	r.sent++
 	record(r.late, a.began.Sub(s.due))
 	r.bytes += a.bytes
+	r.countCaller(s, a)
 	if a.discarded {
 		r.unfinish++
 		r.seconds.at(s.due.Sub(r.begin)).sent++
@@ -127,7 +126,6 @@ func (r *recorder) record(s *shot, a *outcome) {
 		r.statuses[min(max(a.status, 0), 999)]++
 		r.fields.add(a.header)
 	}
-	r.countCaller(s, a)
 	done := r.seconds.at(a.ended.Sub(r.begin))
 	done.answered++
 	if a.kind != "" {
@@ -157,6 +155,9 @@ func (r *recorder) countOutcome(due *interval, a *outcome) {
 		return
 	}
 	r.ok++
+	if a.ended.After(r.lastOK) {
+		r.lastOK = a.ended
+	}
 	inside := true
 	for _, o := range r.objectives {
 		inside = inside && o.inside(a)
@@ -170,19 +171,12 @@ func (r *recorder) countOutcome(due *interval, a *outcome) {
 }
 
 func (r *recorder) countStream(a *outcome) {
-	r.streams++
-	r.tokens += a.tokens
-	if a.spokeOf {
-		r.told++
-	}
+	r.streams.add(a)
 	if a.pieces > 0 {
 		record(r.first, a.first)
 	}
 	for _, g := range a.gaps {
 		record(r.gap, g)
-	}
-	if mean := a.meanGap(); mean > 0 {
-		_ = r.speed.RecordValue(min(max(int64(1000/mean.Seconds()), leastMicros), mostMicros))
 	}
 }
 
@@ -192,12 +186,16 @@ func (r *recorder) countCaller(s *shot, a *outcome) {
 	}
 	c := r.callers[s.caller]
 	c.sent++
-	switch a.kind {
-	case "":
+	switch {
+	case a.discarded:
+		c.unfinished++
+	case a.kind == "":
 		c.ok++
 		c.latency.add(a.latency)
-	case "429", "503":
+	case a.kind == "429" || a.kind == "503":
 		c.refused++
+	default:
+		c.errors++
 	}
 }
 
@@ -207,16 +205,10 @@ func (r *recorder) countAdvice(a *outcome) {
 		return
 	}
 	r.refused++
-	wait, err := time.ParseDuration(a.header.Get("Retry-After-Ms") + "ms")
-	if err != nil {
-		seconds, notNumber := strconv.ParseInt(a.header.Get("Retry-After"), 10, 32)
-		if notNumber != nil {
-			return // none, or a date
-		}
-		wait = time.Duration(seconds) * time.Second
+	if wait, ok := retryAdvice(a.header, a.ended); ok {
+		r.advised++
+		_ = r.retry.RecordValue(max(wait.Milliseconds(), 1)) // it is in the range
 	}
-	r.advised++
-	record(r.retry, wait)
 }
 
 // recentAt is the second of the ring that a moment is in.
@@ -247,7 +239,8 @@ func (r *recorder) lately(now time.Time) (sum recentSecond) {
 	return sum
 }
 
-// overBudget tells whether the share of errors lately is above what is allowed.
+// overBudget tells whether the share of errors lately is above what is allowed. Of few
+// answers one error is a large share: they are judged at the end, all together.
 func (r *recorder) overBudget(now time.Time, share float64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -23,6 +23,12 @@ const (
 	EndedInterrupted = "interrupted" // by who asked for it
 )
 
+// What the tokens of streams are counted by.
+const (
+	FromUsage  = "usage"  // what the server says
+	FromPieces = "pieces" // events with text, each of which has one token or more
+)
+
 // Quantiles are some values of a distribution, in milliseconds unless said. All are
 // left out of its JSON where nothing was measured.
 type Quantiles struct {
@@ -56,14 +62,18 @@ type ObjectiveReport struct {
 	Met       bool    `json:"met"`
 }
 
-// CallerReport is what became of one caller's requests.
+// CallerReport is what became of one caller's requests: those sent are the sum of the
+// four below. The percentiles are of answers without an error, and to 2 %: there are
+// many callers.
 type CallerReport struct {
-	Name    string  `json:"name"`
-	Sent    int64   `json:"sent"`
-	OK      int64   `json:"ok"`
-	Refused int64   `json:"refused"` // with 429 or 503
-	P50MS   float64 `json:"p50_ms,omitzero"`
-	P95MS   float64 `json:"p95_ms,omitzero"`
+	Name       string  `json:"name"`
+	Sent       int64   `json:"sent"`
+	OK         int64   `json:"ok"`
+	Refused    int64   `json:"refused"` // with 429 or 503
+	Errors     int64   `json:"errors"`  // of any other kind
+	Unfinished int64   `json:"unfinished,omitzero"`
+	P50MS      float64 `json:"p50_ms,omitzero"`
+	P95MS      float64 `json:"p95_ms,omitzero"`
 }
 
 // IntervalReport is a part of the load. Sent, unsent and latencies are those of the
@@ -113,13 +123,13 @@ type TimingReport struct {
 	MeanMS float64 `json:"mean_ms"`
 }
 
-// Report is what a load has shown. Latencies are those of answers below 400 and of
-// requests that had no answer in time, counted from when they were due.
+// Report is what a load has shown. Latencies are those of answers without an error and
+// of requests that had no answer in time, counted from when they were due.
 type Report struct {
 	Rate      float64          `json:"rate"`       // requests sent a second
 	DurationS float64          `json:"duration_s"` // of the sending, without the warm-up
 	Sent      int64            `json:"sent"`
-	OK        int64            `json:"ok"`     // whole answers with a status below 400
+	OK        int64            `json:"ok"`     // whole answers with a status below 300, or 304
 	Errors    map[string]int64 `json:"errors"` // by kind
 	LatencyMS Quantiles        `json:"latency_ms"`
 	TTFTMS    Quantiles        `json:"ttft_ms"` // streams: to the first token
@@ -138,6 +148,8 @@ type Report struct {
 	Stream      bool          `json:"stream,omitzero"`
 	Cores       int           `json:"cores"` // that the generator may use
 	Ended       string        `json:"ended,omitempty"`
+	OverBudget  bool          `json:"over_budget,omitzero"` // more requests failed than Options.MaxErrors allows
+	OKPerS      float64       `json:"ok_per_s"`             // answers without an error a second, until the last of them came
 
 	Goodput       float64           `json:"goodput"` // answers a second that are inside the service level
 	SLO           []ObjectiveReport `json:"slo,omitempty"`
@@ -149,15 +161,22 @@ type Report struct {
 	ErrorExamples map[string]string `json:"error_examples,omitempty"`
 	RetryAfter    *RetryReport      `json:"retry_after,omitempty"`
 
-	Tokens       int64   `json:"tokens,omitzero"`
-	TokensFrom   string  `json:"tokens_from,omitempty"` // usage, as the server says, or pieces
-	TokensPerS   float64 `json:"tokens_per_s,omitzero"` // of all streams together
-	StreamSpeeds Speeds  `json:"stream_tokens_per_s,omitzero"`
+	// Tokens, and what they are a second, are counted in one way for all streams:
+	// FromUsage where the server says of each how many it had, else FromPieces.
+	Tokens           int64   `json:"tokens,omitzero"`
+	TokensFrom       string  `json:"tokens_from,omitempty"`
+	TokensPerS       float64 `json:"tokens_per_s,omitzero"` // of all streams together
+	StreamSpeeds     Speeds  `json:"stream_tokens_per_s,omitzero"`
+	Pieces           int64   `json:"pieces,omitzero"`             // events with text, of all streams
+	Streams          int64   `json:"streams,omitzero"`            // whole ones that had tokens
+	StreamsWithUsage int64   `json:"streams_with_usage,omitzero"` // those whose server said how many
 
 	Cache        map[string]int64        `json:"cache,omitempty"`
 	HitRatio     float64                 `json:"hit_ratio,omitzero"`
 	ServerTiming map[string]TimingReport `json:"server_timing,omitempty"`
 
+	// Samples are how many values the percentiles are of: latency, ttft and itl.
+	Samples     map[string]int64 `json:"samples,omitempty"`
 	Callers     []CallerReport   `json:"callers,omitempty"`
 	CallerCount int              `json:"caller_count,omitzero"`
 	Warnings    []string         `json:"warnings,omitempty"`
@@ -172,14 +191,19 @@ type Report struct {
 
 // ErrorShare is the share of errors among all requests that were due and not cut off.
 func (r *Report) ErrorShare() float64 {
-	var failed int64
-	for _, n := range r.Errors {
-		failed += n
-	}
+	failed := r.failed()
 	if all := failed + r.OK; all > 0 {
 		return float64(failed) / float64(all)
 	}
 	return 0
+}
+
+// failed is how many requests had an error, those that could not be sent among them.
+func (r *Report) failed() (n int64) {
+	for _, of := range r.Errors {
+		n += of
+	}
+	return n
 }
 
 // Met tells whether all objectives were.
@@ -241,7 +265,7 @@ func (r *run) report(cause error) *Report {
 		Unsent: c.unsents, Unfinished: c.unfinish, Connections: r.opened.Load(), Bytes: c.bytes,
 		Statuses: map[string]int64{}, ErrorExamples: c.examples, CallerCount: r.mix.size(),
 		IntervalS: c.seconds.width.Seconds(), Confidence: confidence(c.latency),
-		Histogram: histogram(c.latency), Percentiles: percentiles(c.latency), Intervals: c.seconds.report(),
+		Samples: c.samples(), Histogram: histogram(c.latency), Percentiles: percentiles(c.latency), Intervals: c.seconds.report(),
 	}
 	// What a closed loop sends, and what streams bring, is work that the server may still
 	// do when the sending is over.
@@ -265,7 +289,7 @@ func (r *run) report(cause error) *Report {
 	for status, n := range c.statuses {
 		p.Statuses[strconv.Itoa(status)] = n
 	}
-	c.addStreams(p, working)
+	c.streams.report(p, working)
 	c.addFields(p)
 	c.addCallers(p, r.mix)
 	for _, o := range r.o.Objectives {
@@ -284,21 +308,14 @@ func (r *Report) stages(of []Stage) {
 	r.TargetRate = rounded(sum / length(of).Seconds())
 }
 
-func (c *recorder) addStreams(p *Report, seconds float64) {
-	if c.streams == 0 || c.tokens == 0 {
-		return
+// samples counts the values of each distribution that has any.
+func (c *recorder) samples() map[string]int64 {
+	n := map[string]int64{string(latencies): c.latency.TotalCount(), string(firstTokens): c.first.TotalCount(), string(tokenGaps): c.gap.TotalCount()}
+	maps.DeleteFunc(n, func(_ string, n int64) bool { return n == 0 })
+	if len(n) == 0 {
+		return nil
 	}
-	p.Tokens, p.TokensFrom = c.tokens, "pieces"
-	if c.told == c.streams {
-		p.TokensFrom = "usage"
-	}
-	if seconds > 0 {
-		p.TokensPerS = rounded(float64(c.tokens) / seconds)
-	}
-	if c.speed.TotalCount() > 0 {
-		at := func(q float64) float64 { return float64(c.speed.ValueAtPercentile(q)) / 1000 }
-		p.StreamSpeeds = Speeds{at(10), at(50), at(90)}
-	}
+	return n
 }
 
 func (c *recorder) addFields(p *Report) {
@@ -317,8 +334,8 @@ func (c *recorder) addFields(p *Report) {
 		p.ServerTiming[name] = TimingReport{t.count, millis(t.sum / time.Duration(t.count))}
 	}
 	if c.refused > 0 {
-		q := quantiles(c.retry)
-		p.RetryAfter = &RetryReport{Refused: c.refused, Advised: c.advised, P50S: math.Round(q.P50/10) / 100, MaxS: math.Round(q.Max/10) / 100}
+		q := quantiles(c.retry) // of milliseconds: in seconds
+		p.RetryAfter = &RetryReport{Refused: c.refused, Advised: c.advised, P50S: rounded(q.P50), MaxS: rounded(q.Max)}
 	}
 }
 
@@ -328,8 +345,9 @@ func (c *recorder) addCallers(p *Report, m *mix) {
 	}
 	for i, of := range c.callers {
 		p.Callers = append(p.Callers, CallerReport{
-			Name: m.name(i), Sent: of.sent, OK: of.ok, Refused: of.refused,
-			P50MS: millis(of.latency.quantile(0.5)), P95MS: millis(of.latency.quantile(0.95)),
+			Name: m.name(i), Sent: of.sent, OK: of.ok, Refused: of.refused, Errors: of.errors, Unfinished: of.unfinished,
+			// A step of 2 % may end above the longest latency that there was.
+			P50MS: min(millis(of.latency.quantile(0.5)), p.LatencyMS.Max), P95MS: min(millis(of.latency.quantile(0.95)), p.LatencyMS.Max),
 		})
 	}
 }
@@ -351,7 +369,7 @@ func (c *recorder) judge(o Objective) ObjectiveReport {
 // warnings say what makes the figures doubtful.
 func (r *Report) warnings() (all []string) {
 	if r.Unsent > 0 {
-		all = append(all, fmt.Sprintf("%d requests were due while too many had no answer, and were not sent: the server does not keep up with this rate, and its latencies would be higher still", r.Unsent))
+		all = append(all, fmt.Sprintf("%s due while too many had no answer, and were not sent: the server does not keep up with this rate, and its latencies would be higher still", pluralWere(r.Unsent, "request")))
 	}
 	if r.late() {
 		all = append(all, fmt.Sprintf("requests were sent late (p99 %s ms): %s", significant(r.LateMS.P99), lateWhy))
@@ -363,7 +381,7 @@ func (r *Report) warnings() (all []string) {
 		all = append(all, "no request was answered without an error")
 	}
 	if n := r.Errors[kindTimeout]; n > 0 {
-		all = append(all, fmt.Sprintf("%d requests had no answer in time: they count with the time that was waited, and the highest percentiles end there", n))
+		all = append(all, fmt.Sprintf("%s had no answer in time: they count with the time that was waited, and the highest percentiles end there", plural(n, "request")))
 	}
 	return all
 }

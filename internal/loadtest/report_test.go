@@ -237,7 +237,7 @@ func TestHTML(t *testing.T) {
 		text := page(now, nil)
 		checkPage(t, text, 4)
 		for _, want := range []string{
-			"Load test of POST http://server.test/predict/language?q=&lt;script&gt;", "Service level p95&lt;60ms", `<span class="bad">not met</span>`,
+			"Load test of POST http://server.test/predict/language?q=&lt;script&gt;", "Service level p95&lt;60ms", `<span class="bad">59.0 ms, not met</span>`,
 			"&lt;b&gt;bob&lt;/b&gt;", "502 Bad Gateway", "Every part of the load, as a table", "When refusals say to come back",
 		} {
 			if !strings.Contains(text, want) {
@@ -356,7 +356,7 @@ func TestCompare(t *testing.T) {
 	t.Run("another load is not compared in silence", func(t *testing.T) {
 		a, b := report(20, 1, 100, 0), report(20, 1, 100, 0)
 		a.TargetRate, b.TargetRate, b.Stream = 100, 200, true
-		want := []string{"rate wanted: was 100, is 200", "streams: was false, is true"}
+		want := []string{"rate wanted: was 100/s, is 200/s", "streams: was false, is true"}
 		if got := loadtest.Compare(a, b).Unlike; !reflect.DeepEqual(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
@@ -386,7 +386,7 @@ func TestMatrix(t *testing.T) {
 	if err := m.WriteHTML(&page); err != nil {
 		t.Fatal(err)
 	}
-	checkPage(t, page.String(), 2)
+	checkPage(t, page.String(), 3)
 	for _, want := range []string{"no cache &amp; one &lt;processor&gt; #1", "routes.0.cache.mode: off, GOMAXPROCS=1", `<td class="bad">`, "the file as it is"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("the page has no %q", want)
@@ -416,7 +416,7 @@ func TestCacheResult(t *testing.T) {
 
 func TestSignificant(t *testing.T) {
 	for f, want := range map[float64]string{
-		0: "0", 0.0004: "0.000", 0.016: "0.016", 0.0994: "0.099", 0.0996: "0.10", 0.5: "0.50", 9.994: "9.99", 9.996: "10.0", 99.9: "99.9", 99.96: "100", 999.6: "1000", 1234: "1,234", 1234567: "1,234,567", -12.34: "-12.3",
+		0: "0", 0.0004: "<0.001", 0.0005: "0.001", 0.016: "0.016", 0.0994: "0.099", 0.0996: "0.10", 0.5: "0.50", 9.994: "9.99", 9.996: "10.0", 99.9: "99.9", 99.96: "100", 999.6: "1000", 1234: "1,234", 1234567: "1,234,567", -12.34: "-12.3",
 	} {
 		if got := loadtest.Significant(f); got != want {
 			t.Errorf("%g: %s, want %s", f, got, want)

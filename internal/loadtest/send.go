@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -17,6 +18,10 @@ import (
 // The kinds of errors. An answer that refuses has its status as a kind, 429 or 503;
 // others are 4xx and 5xx.
 const (
+	// kindRedirect is an answer that says to ask elsewhere: who was asked has done
+	// nothing of the work.
+	kindRedirect = "redirect"
+
 	kindConnect = "connect" // no connection
 	kindTimeout = "timeout" // no whole answer in time
 	kindCut     = "cut"     // the connection, or a stream, ended before the answer did
@@ -72,7 +77,7 @@ func (r *run) fire(ctx context.Context, s *shot) {
 	}
 	a.ended = time.Now()
 	a.latency = a.ended.Sub(s.due)
-	a.discarded = a.kind != "" && a.status < http.StatusBadRequest && ctx.Err() != nil
+	a.discarded = a.kind != "" && a.kind != kindRedirect && a.status < http.StatusBadRequest && ctx.Err() != nil
 	r.recorder.record(s, a)
 }
 
@@ -85,7 +90,7 @@ func (r *run) exchange(request *http.Request, s *shot, a *outcome) {
 	}
 	defer resp.Body.Close()
 	a.status, a.header = resp.StatusCode, resp.Header
-	streamed := r.o.Stream && a.status < http.StatusBadRequest
+	streamed := r.o.Stream && a.status < http.StatusMultipleChoices
 	switch kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); {
 	case streamed && kind == "text/event-stream":
 		err = a.readStream(resp.Body, s)
@@ -105,7 +110,34 @@ func (r *run) exchange(request *http.Request, s *shot, a *outcome) {
 	case a.status >= http.StatusBadRequest:
 		a.kind = kindOfStatus(a.status)
 		a.detail = strconv.Itoa(a.status) + " " + http.StatusText(a.status)
+	case isRedirect(a.status):
+		a.kind = kindRedirect
+		a.detail = fmt.Sprintf("%d %s, %s", a.status, http.StatusText(a.status), whereTo(request.URL, a.header.Get("Location")))
 	}
+}
+
+// isRedirect tells whether an answer says to ask elsewhere. 304 does not: it answers a
+// request that has a condition.
+func isRedirect(status int) bool {
+	return status >= http.StatusMultipleChoices && status < http.StatusBadRequest && status != http.StatusNotModified
+}
+
+// whereTo says where a redirect of a request leads, without what may be a secret: a user,
+// and the query, which signed links have their signature in.
+func whereTo(asked *url.URL, location string) string {
+	if location == "" {
+		return "without a place to go to"
+	}
+	to, err := asked.Parse(location)
+	if err != nil {
+		return "to what is no URL"
+	}
+	to.User, to.Fragment, to.RawFragment = nil, "", ""
+	query := ""
+	if to.RawQuery != "" {
+		to.RawQuery, query = "", "?…"
+	}
+	return "to " + to.String() + query + ", which is not followed"
 }
 
 func kindOfStatus(status int) string {

@@ -29,6 +29,12 @@ type Objective struct {
 // String is the objective as it was written.
 func (o Objective) String() string { return o.text }
 
+// ObjectiveForm says what an objective looks like.
+const ObjectiveForm = "want a percentile and a time, for example p95<300ms, ttft<1s or itl_p99<80ms"
+
+// OfStreams tells whether it is about what only streams have.
+func (o Objective) OfStreams() bool { return o.about != latencyObjective }
+
 // ParseObjective reads [latency|ttft|itl][_pNN]<DURATION: p95<300ms, ttft<1s,
 // itl_p99<80ms. Without a name it is about the latency, without a percentile about
 // the 95th. ttft is the time to the first token of a stream; itl the gap between
@@ -36,7 +42,7 @@ func (o Objective) String() string { return o.text }
 // is each answer whose own latency, time to the first token or mean gap is.
 func ParseObjective(text string) (Objective, error) {
 	o := Objective{about: latencyObjective, quantile: defaultQuantile, text: text}
-	wrong := fmt.Errorf("%.100q: want a percentile and a time, for example p95<300ms, ttft<1s or itl_p99<80ms", text)
+	wrong := fmt.Errorf("%.100q: "+ObjectiveForm, text)
 	what, limit, ok := strings.Cut(text, "<")
 	if !ok {
 		return Objective{}, wrong

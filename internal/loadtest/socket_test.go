@@ -99,8 +99,12 @@ func TestConnectionErrors(t *testing.T) {
 		}))
 		defer s.Close()
 		defer close(gone)
+		want := map[string]int64{"timeout": 2}
 		r := loaded(t, loadtest.Options{URL: s.URL, Concurrency: 2, Requests: 2, Timeout: 50 * ms})
-		if want := map[string]int64{"timeout": 2}; !reflect.DeepEqual(r.Errors, want) || r.LatencyMS.Max < 50 {
+		for try := 0; r.Errors["connect"] > 0 && try < 10; try++ { // a busy machine may not connect within 50 ms
+			r = loaded(t, loadtest.Options{URL: s.URL, Concurrency: 2, Requests: 2, Timeout: 50 * ms})
+		}
+		if !reflect.DeepEqual(r.Errors, want) || r.LatencyMS.Max < 50 {
 			t.Errorf("errors %v, latency %+v; want %v with 50 ms", r.Errors, r.LatencyMS, want)
 		}
 	})

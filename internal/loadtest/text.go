@@ -12,6 +12,46 @@ import (
 	"unicode/utf8"
 )
 
+// cpuLeastRate is the rate below which the CPU time of a request is more than its own.
+const cpuLeastRate = 50
+
+// cpuNote says of the CPU times of a matrix what must be known to read them; "" where
+// there is nothing.
+func (m *Matrix) cpuNote() string {
+	slow, known := 0, 0
+	for i := range m.Runs {
+		if m.Runs[i].CPUMicros > 0 {
+			known++
+			if m.Runs[i].Report.Rate < cpuLeastRate {
+				slow++
+			}
+		}
+	}
+	if slow == 0 {
+		return ""
+	}
+	return fmt.Sprintf("CPU µs: %d of %s had fewer than %d requests a second. What the server does while it is idle is then divided among few requests: at a higher rate each has less.",
+		slow, plural(int64(known), "run"), cpuLeastRate)
+}
+
+// verdictNotes explain the verdicts on runs beside the first.
+func (m *Matrix) verdictNotes() []string {
+	c := &Comparison{}
+	for i := range m.Runs {
+		c.Changes = append(c.Changes, m.beside(i)...)
+	}
+	return c.notes()
+}
+
+// notes are all that is said below the table of a matrix.
+func (m *Matrix) notes() []string {
+	all := m.verdictNotes()
+	if note := m.cpuNote(); note != "" {
+		all = append([]string{note}, all...)
+	}
+	return all
+}
+
 // textWidth is how many columns a report needs.
 const textWidth = 80
 
@@ -79,71 +119,125 @@ func stagesText(stages []StageReport) string {
 	return strings.Join(parts, ", ")
 }
 
-func (r *Report) writeCounts(b *strings.Builder) {
-	due := r.Sent + r.Unsent
-	row := func(name string, n int64, more string) {
-		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-12s%10s   %s", name, grouped(n), more), " ") + "\n")
+// detailIndent is where what is said of a number begins.
+const detailIndent = 27
+
+// detail writes a line that begins with a name and a number, and wraps what is said of
+// them below itself.
+func detail(b *strings.Builder, name, number, text string) {
+	lines := fold(text, textWidth-detailIndent)
+	for i, line := range lines {
+		if i > 0 {
+			name, number = "", ""
+		}
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-12s%10s   %s", name, number, line), " ") + "\n")
 	}
+}
+
+func (r *Report) writeCounts(b *strings.Builder) {
+	due := r.Sent + r.Unsent - r.Unfinished
 	rate := rateText(r.Rate) + "/s"
 	if r.Loop == "open" {
 		rate += fmt.Sprintf(" (wanted %s/s)", rateText(r.TargetRate))
 	}
-	row("sent", r.Sent, rate)
-	row("ok", r.OK, fmt.Sprintf("%s of all", share(r.OK, due-r.Unfinished)))
-	failed := int64(0)
-	for _, n := range r.Errors {
-		failed += n
-	}
+	detail(b, "sent", grouped(r.Sent), rate)
+	detail(b, "ok", grouped(r.OK), share(r.OK, due)+" of all")
+	failed := r.failed()
 	more := ""
 	if failed > 0 {
-		more = share(failed, due-r.Unfinished) + ": " + counts(r.Errors)
+		more = share(failed, due) + " of all: " + counts(r.Errors, "%[2]s × %[1]s")
 	}
-	row("errors", failed, clip(more, textWidth-27))
+	detail(b, "errors", grouped(failed), more)
 	if r.Unfinished > 0 {
-		row("unfinished", r.Unfinished, "without an answer when the load ended")
+		detail(b, "unfinished", grouped(r.Unfinished), "without an answer when the load ended")
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.ErrorExamples)) {
-		fmt.Fprintf(b, "%s%s\n", strings.Repeat(" ", 27), clip(kind+": "+r.ErrorExamples[kind], textWidth-27))
+		detail(b, "", "", kind+": "+r.ErrorExamples[kind])
 	}
 	if a := r.RetryAfter; a != nil && a.Advised > 0 {
-		fmt.Fprintf(b, "  %-12s%10s   of %s refusals say when to come back: half within\n%s%s s, all within %s s\n", "advice", grouped(a.Advised), grouped(a.Refused), strings.Repeat(" ", 27), significant(a.P50S), significant(a.MaxS))
+		detail(b, "advice", grouped(a.Advised), fmt.Sprintf("of %s refusals say when to come back: half within %s s, all within %s s",
+			grouped(a.Refused), significant(a.P50S), significant(a.MaxS)))
 	}
 	if len(r.SLO) > 0 {
-		fmt.Fprintf(b, "  %-12s%10s   answers a second inside the service level\n", "goodput", rateText(r.Goodput))
-		for _, o := range r.SLO {
-			met := "met"
-			if !o.Met {
-				met = "not met"
-			}
-			fmt.Fprintf(b, "%s%s: %s ms, %s\n", strings.Repeat(" ", 27), o.Objective, significant(o.ValueMS), met)
-		}
+		detail(b, "goodput", rateText(r.Goodput)+"/s", "answers inside the service level")
 	}
+	for _, o := range r.SLO {
+		detail(b, "", "", o.Objective+": "+o.verdict())
+	}
+}
+
+// verdict says in words whether an objective was met.
+func (o ObjectiveReport) verdict() string {
+	switch {
+	case o.Met:
+		return measure(o.ValueMS) + " ms, met"
+	case o.ValueMS > 0:
+		return measure(o.ValueMS) + " ms, not met"
+	}
+	return "nothing to measure it by, not met"
 }
 
 func (r *Report) writeLatencies(b *strings.Builder) {
 	fmt.Fprintf(b, "\n  %-16s%9s%9s%9s%9s%9s%9s\n", "milliseconds", "p50", "p90", "p95", "p99", "p99.9", "max")
 	row := func(name string, q Quantiles) {
-		if q.Max > 0 {
-			fmt.Fprintf(b, "  %-16s%9s%9s%9s%9s%9s%9s\n", name, significant(q.P50), significant(q.P90), significant(q.P95), significant(q.P99), significant(q.P999), significant(q.Max))
+		if q.Max > 0 || name == "latency" {
+			fmt.Fprintf(b, "  %-16s%9s%9s%9s%9s%9s%9s\n", name, measure(q.P50), measure(q.P90), measure(q.P95), measure(q.P99), measure(q.P999), measure(q.Max))
 		}
 	}
 	row("latency", r.LatencyMS)
 	row("first token", r.TTFTMS)
 	row("between tokens", r.ITLMS)
 	row("sent late", r.LateMS)
-	if r.Tokens > 0 {
-		from := "by the server's own count"
-		if r.TokensFrom != "usage" {
-			from = "counted as pieces of text"
+	for _, text := range []string{r.tokensText(), r.usageNote()} {
+		if text != "" {
+			b.WriteString("\n" + wrap(text, "  ") + "\n")
 		}
-		fmt.Fprintf(b, "\n  %s tokens/s together, %s; one stream has %s tokens/s\n  (p50; the slowest tenth below %s).\n", significant(r.TokensPerS), from, significant(r.StreamSpeeds.P50), significant(r.StreamSpeeds.P10))
 	}
+}
+
+// tokenNoun is what Tokens counts.
+func (r *Report) tokenNoun() string {
+	if r.TokensFrom == FromUsage {
+		return "tokens"
+	}
+	return "pieces"
+}
+
+// tokensText says how many tokens a second there were, or pieces; "" where there were
+// none.
+func (r *Report) tokensText() string {
+	if r.Tokens <= 0 {
+		return ""
+	}
+	noun := r.tokenNoun()
+	text := fmt.Sprintf("%s %s/s of all streams together", significant(r.TokensPerS), noun)
+	if r.StreamSpeeds.P50 > 0 {
+		text += fmt.Sprintf(", %s/s of a single one (median; the slowest tenth has at most %s/s)", significant(r.StreamSpeeds.P50), significant(r.StreamSpeeds.P10))
+	}
+	return text + "."
+}
+
+// usageNote says what tokens are counted by.
+func (r *Report) usageNote() string {
+	switch {
+	case r.Tokens <= 0:
+		return ""
+	case r.TokensFrom == FromUsage:
+		return "Tokens are the server's own count, which all streams had."
+	case r.Streams == 0:
+		return "A piece is an event with text, of one token or more." // a report of an earlier version
+	}
+	none := "no stream said how many tokens it had"
+	if r.StreamsWithUsage > 0 {
+		none = fmt.Sprintf("%s of %s said how many tokens they had (%s)", grouped(r.StreamsWithUsage), plural(r.Streams, "stream"), share(r.StreamsWithUsage, r.Streams))
+	}
+	return "A piece is an event with text, of one token or more. All streams are counted by pieces: " + none + "."
 }
 
 // writeServer says what the answers' headers tell.
 func (r *Report) writeServer(b *strings.Builder) {
 	if len(r.Cache) > 0 {
-		fmt.Fprintf(b, "\n  cache: %s %% hits (%s)\n", significant(100*r.HitRatio), counts(r.Cache))
+		fmt.Fprintf(b, "\n  cache: %s %% hits (%s)\n", significant(100*r.HitRatio), counts(r.Cache, "%s %s"))
 	}
 	if len(r.ServerTiming) > 0 {
 		var parts []string
@@ -155,13 +249,59 @@ func (r *Report) writeServer(b *strings.Builder) {
 }
 
 func (r *Report) writeCallers(b *strings.Builder) {
-	if len(r.Callers) == 0 {
+	head, rows := r.callerRows()
+	note := r.callerNote()
+	if note == "" {
 		return
 	}
-	fmt.Fprintf(b, "\n  %-26s%10s%10s%10s%9s%9s\n", "caller", "sent", "ok", "refused", "p50 ms", "p95 ms")
-	for _, c := range r.Callers {
-		fmt.Fprintf(b, "  %s%10s%10s%10s%9s%9s\n", padded(clip(c.Name, 25), 26), grouped(c.Sent), grouped(c.OK), grouped(c.Refused), significant(c.P50MS), significant(c.P95MS))
+	b.WriteByte('\n')
+	if len(rows) > 0 {
+		name := textWidth - 2
+		for _, title := range head[1:] {
+			name -= max(len(title)+1, 9)
+		}
+		for _, row := range append([][]string{head}, rows...) {
+			b.WriteString("  " + padded(clip(row[0], name-1), name))
+			for i, title := range head[1:] {
+				fmt.Fprintf(b, "%*s", max(len(title)+1, 9), row[i+1])
+			}
+			b.WriteByte('\n')
+		}
 	}
+	b.WriteString(wrap(note, "  ") + "\n")
+}
+
+// callerRows are the table of callers. What was cut off has a column where there is
+// any.
+func (r *Report) callerRows() (head []string, rows [][]string) {
+	head = []string{"caller", "sent", "ok", "refused", "errors"}
+	if r.Unfinished > 0 {
+		head = append(head, "unfinished")
+	}
+	head = append(head, "p50 ms", "p95 ms")
+	for _, c := range r.Callers {
+		row := []string{c.Name, grouped(c.Sent), grouped(c.OK), grouped(c.Refused), grouped(c.Errors)}
+		if r.Unfinished > 0 {
+			row = append(row, grouped(c.Unfinished))
+		}
+		rows = append(rows, append(row, measure(c.P50MS), measure(c.P95MS)))
+	}
+	return head, rows
+}
+
+// callerNote says what must be known to read the table of callers, or why there is none.
+func (r *Report) callerNote() string {
+	if len(r.Callers) == 0 {
+		if r.CallerCount > maxNamed {
+			return fmt.Sprintf("%s: a table of them is made of up to %d.", plural(int64(r.CallerCount), "caller"), maxNamed)
+		}
+		return ""
+	}
+	note := "Refused is 429 and 503, errors are all others. Times of callers are of answers without an error, in steps of 2 %: coarser than those of all requests."
+	if r.Unsent > 0 {
+		note += " Requests that were never sent are no caller's."
+	}
+	return note
 }
 
 const (
@@ -236,8 +376,18 @@ func significant(f float64) string {
 		return strconv.FormatFloat(f, 'f', 1, 64)
 	case a >= 0.0995:
 		return strconv.FormatFloat(f, 'f', 2, 64)
+	case f > 0 && f < 0.0005:
+		return "<0.001"
 	}
 	return strconv.FormatFloat(f, 'f', 3, 64)
+}
+
+// measure writes a time that was measured, or a dash where none was: no time is 0.
+func measure(ms float64) string {
+	if ms == 0 {
+		return "–"
+	}
+	return significant(ms)
 }
 
 // grouped writes a whole number with a comma between thousands.
@@ -274,14 +424,14 @@ func share(part, all int64) string {
 	return significant(percent) + " %"
 }
 
-// counts lists numbers by their names, the largest first.
-func counts(of map[string]int64) string {
+// counts lists names with their numbers, the largest first.
+func counts(of map[string]int64, format string) string {
 	names := slices.SortedFunc(maps.Keys(of), func(a, b string) int {
 		return cmp.Or(cmp.Compare(of[b], of[a]), cmp.Compare(a, b))
 	})
 	parts := make([]string, 0, len(names))
 	for _, name := range names {
-		parts = append(parts, fmt.Sprintf("%s %s", name, grouped(of[name])))
+		parts = append(parts, fmt.Sprintf(format, name, grouped(of[name])))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -293,19 +443,32 @@ func plural(n int64, noun string) string {
 	return grouped(n) + " " + noun + "s"
 }
 
+// pluralWere is a number of things in the past.
+func pluralWere(n int64, noun string) string {
+	if n == 1 {
+		return plural(n, noun) + " was"
+	}
+	return plural(n, noun) + " were"
+}
+
 // secondsText writes a time in seconds.
 func secondsText(s float64) string {
 	return strings.TrimSuffix(strings.TrimRight(strconv.FormatFloat(s, 'f', 2, 64), "0"), ".") + " s"
 }
 
-// clip shortens text to at most n characters, and makes it one printable line.
-func clip(text string, n int) string {
-	text = strings.Map(func(c rune) rune {
+// printable makes one line of text that a terminal shows as it is.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
 		if !strconv.IsPrint(c) {
 			return ' '
 		}
 		return c
 	}, text)
+}
+
+// clip shortens text to at most n characters, and makes it one printable line.
+func clip(text string, n int) string {
+	text = printable(text)
 	if utf8.RuneCountInString(text) <= n {
 		return text
 	}
@@ -320,17 +483,25 @@ func padded(text string, n int) string {
 // wrap breaks text into lines of at most textWidth characters that begin with an
 // indent.
 func wrap(text, indent string) string {
-	var lines []string
-	line := indent
-	for word := range strings.FieldsSeq(text) {
-		if len(line) > len(indent) && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > textWidth {
-			lines = append(lines, line)
-			line = indent
+	lines := fold(text, textWidth-len(indent))
+	return indent + strings.Join(lines, "\n"+indent)
+}
+
+// fold breaks text into printable lines of at most width characters: between words,
+// and within those that are longer than a line. There is at least one line.
+func fold(text string, width int) (lines []string) {
+	var line []rune
+	for word := range strings.FieldsSeq(printable(text)) {
+		w := []rune(word)
+		if len(line) > 0 && len(line)+1+len(w) > width {
+			lines, line = append(lines, string(line)), nil
 		}
-		if len(line) > len(indent) {
-			line += " "
+		if len(line) > 0 {
+			line = append(line, ' ')
 		}
-		line += word
+		for line = append(line, w...); len(line) > width; line = line[width:] {
+			lines = append(lines, string(line[:width]))
+		}
 	}
-	return strings.Join(append(lines, line), "\n")
+	return append(lines, string(line))
 }
