@@ -27,7 +27,7 @@ import (
 )
 
 var (
-	kills    = flag.Int("kills", 200, "how often TestDirStoreSurvivesKill kills a process that writes")
+	kills    = flag.Int("kills", 100, "how often TestDirStoreSurvivesKill kills a process that writes")
 	killed   = flag.String("killed", "", "be the process that writes into this directory until it is killed")
 	fullDisk = flag.String("full-disk", "", "be the process that writes into this directory and may write no file above 64 KiB")
 )

@@ -18,10 +18,15 @@ import (
 func makeTable(t *testing.T, db *DB, statement string) {
 	t.Helper()
 	ctx := context.Background()
-	if err := db.write(ctx, func(q querier) error {
-		_, err := q.ExecContext(ctx, statement)
-		return err
-	}); err != nil {
+	var err error
+	storetest.Eventually(t, time.Minute, "the database is there", func() bool {
+		err = db.write(ctx, func(q querier) error {
+			_, err := q.ExecContext(ctx, statement)
+			return err
+		})
+		return !errors.Is(err, ErrAway) || errors.Is(err, ErrUnknown)
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }

@@ -20,7 +20,7 @@ func TestJobsOfSeveralInstances(t *testing.T) {
 		storetest.JobClaimers(t, openTest(t, Options{URL: url}).Jobs(), openTest(t, Options{URL: url}).Jobs(), openTest(t, Options{URL: url}).Jobs())
 	})
 	t.Run("on one PostgreSQL give no job to two", func(t *testing.T) {
-		url := storetest.Postgres(t).URL()
+		url := shared().URL()
 		storetest.JobClaimers(t, openTest(t, Options{URL: url}).Jobs(), openTest(t, Options{URL: url}).Jobs(), openTest(t, Options{URL: url}).Jobs())
 	})
 }

@@ -22,7 +22,7 @@ func TestKeyChangesNeedNoConnectionOfThePool(t *testing.T) {
 			_, err := busy.Keys().Find(auth.Digest(text))
 			return err == nil
 		}
-		storetest.Eventually(t, 10*time.Second, "the key is known", known)
+		storetest.Eventually(t, 30*time.Second, "the key is known", known)
 		done, held := make(chan struct{}), make(chan struct{}, 10)
 		var wg sync.WaitGroup
 		for range 2 + 2 { // as many as there can be, and more that wait for them
@@ -40,10 +40,6 @@ func TestKeyChangesNeedNoConnectionOfThePool(t *testing.T) {
 		if _, err := other.Keys().Revoke(t.Context(), made.ID, "test"); err != nil {
 			t.Fatal(err)
 		}
-		began := time.Now()
-		storetest.Eventually(t, 10*time.Second, "it is refused", func() bool { return !known() })
-		if took := time.Since(began); took > 3*time.Second {
-			t.Errorf("it was valid for %v more", took)
-		}
+		storetest.Eventually(t, 3*time.Second, "it is refused", func() bool { return !known() })
 	})
 }

@@ -71,7 +71,7 @@ func TestPostgres(t *testing.T) {
 					}
 					if tries[i] == 1 {
 						both <- struct{}{}
-						storetest.Eventually(t, 10*time.Second, "both have one row", func() bool { return len(both) == 2 })
+						storetest.Eventually(t, 30*time.Second, "both have one row", func() bool { return len(both) == 2 })
 					}
 					return exec(t.Context(), q, "UPDATE a SET v = v + 1 WHERE id = "+order[1])
 				}); err != nil {
@@ -99,13 +99,13 @@ func TestPostgres(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			start := time.Now()
-			err := run(ctx, func(q querier) error { return exec(ctx, q, "SELECT pg_sleep(20)") })
-			if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrAway) || time.Since(start) > 5*time.Second || !db.Healthy() {
+			err := run(ctx, func(q querier) error { return exec(ctx, q, "SELECT pg_sleep(120)") })
+			if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrAway) || time.Since(start) > 30*time.Second || !db.Healthy() {
 				t.Errorf("%s: got %v after %v, healthy %v", name, err, time.Since(start), db.Healthy())
 			}
 		}
-		storetest.Eventually(t, 10*time.Second, "the server has stopped both", func() bool {
-			return countRows(t, db, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(20)%' AND pid <> pg_backend_pid()") == 0
+		storetest.Eventually(t, 30*time.Second, "the server has stopped both", func() bool {
+			return countRows(t, db, "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(120)%' AND pid <> pg_backend_pid()") == 0
 		})
 	})
 	t.Run("says that the outcome is unknown when the connection is lost during the commit", func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestPostgres(t *testing.T) {
 		}
 		result := make(chan error, 1)
 		go func() { result <- insertN(context.Background(), db, 99) }()
-		storetest.Eventually(t, 10*time.Second, "the commit waits", func() bool {
+		storetest.Eventually(t, 30*time.Second, "the commit waits", func() bool {
 			return countRows(t, db, "SELECT count(*) FROM pg_stat_activity WHERE lower(query) = 'commit' AND wait_event_type = 'Lock'") == 1
 		})
 		s.Exec(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE lower(query) = 'commit' AND wait_event_type = 'Lock'")

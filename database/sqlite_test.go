@@ -234,7 +234,7 @@ func TestWriter(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		second := make(chan error, 1)
 		go func() { second <- insertN(ctx, db, 2) }()
-		storetest.Eventually(t, 5*time.Second, "the second waits", func() bool { return db.Stats().Waiting == 1 })
+		storetest.Eventually(t, 30*time.Second, "the second waits", func() bool { return db.Stats().Waiting == 1 })
 		cancel()
 		if err := <-second; !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
@@ -308,7 +308,7 @@ func TestWriter(t *testing.T) {
 		for i := range int64(10) {
 			go func() { errs <- insertN(context.Background(), db, i) }()
 		}
-		storetest.Eventually(t, 5*time.Second, "ten wait", func() bool { return db.Stats().Waiting == 10 })
+		storetest.Eventually(t, 30*time.Second, "ten wait", func() bool { return db.Stats().Waiting == 10 })
 		go close(goOn)
 		closeTest(t, db)
 		for range cap(errs) {
@@ -348,7 +348,7 @@ func TestWriter(t *testing.T) {
 		}); err != nil {
 			t.Error(err)
 		}
-		storetest.Eventually(t, 5*time.Second, "it is healthy", db.Healthy)
+		storetest.Eventually(t, 30*time.Second, "it is healthy", db.Healthy)
 		if away, back := log.count("the database cannot be written"), log.count("the database can be written again"); away != 1 || back != 1 {
 			t.Errorf("logged %d times that it is away and %d times that it is back", away, back)
 		}
@@ -394,11 +394,11 @@ func TestSQLiteFileThatIsGone(t *testing.T) {
 		if err := os.Rename(path, path+".away"); err != nil {
 			t.Fatal(err)
 		}
-		storetest.Eventually(t, 10*time.Second, "it is away", func() bool { return !db.Healthy() })
+		storetest.Eventually(t, 30*time.Second, "it is away", func() bool { return !db.Healthy() })
 		if err := os.Rename(path+".away", path); err != nil {
 			t.Fatal(err)
 		}
-		storetest.Eventually(t, 10*time.Second, "it is back", db.Healthy)
+		storetest.Eventually(t, 30*time.Second, "it is back", db.Healthy)
 		if _, _, err := db.Keys().Create(t.Context(), NewKey{Caller: "a"}); err != nil {
 			t.Error(err)
 		}

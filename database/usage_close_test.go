@@ -50,9 +50,9 @@ func TestUsageAtTheEnd(t *testing.T) {
 		db.Usage().Add(Entry{Time: yesterday(), Caller: "lost", UsageCounts: UsageCounts{Requests: 1, Cost: 3}})
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		start := time.Now()
+		watch := storetest.Stopwatch()
 		err = db.Close(ctx)
-		if took := time.Since(start); err == nil || took > 6*time.Second || log.count("rows=1 cost_usd=0.000000003") != 1 {
+		if took := watch(); err == nil || took > 6*time.Second || log.count("rows=1 cost_usd=0.000000003") != 1 {
 			t.Errorf("%v after %v; the log: %s", err, took, log.b.String())
 		}
 	})

@@ -36,7 +36,7 @@ func eachUsage(t *testing.T, f func(t *testing.T, u *Usage)) {
 		})
 	}
 	run("sqlite", "sqlite:"+filepath.Join(t.TempDir(), "weir.db"))
-	run("postgres", storetest.Postgres(t).URL())
+	run("postgres", shared().URL())
 }
 
 // yesterday is a time that no ledger is old enough to have forgotten: it is swept when

@@ -22,9 +22,9 @@ const slack = 500 * time.Millisecond
 func within(t *testing.T, s *redisstore.Store, most time.Duration) error {
 	t.Helper()
 	p := daily(t, "many", 20_000)
-	began := time.Now()
-	_, err := s.Take(context.Background(), takes("k", p), began)
-	if took := time.Since(began); took > most+slack {
+	watch := storetest.Stopwatch()
+	_, err := s.Take(context.Background(), takes("k", p), time.Now())
+	if took := watch(); took > most+slack {
 		t.Fatalf("a take lasted %v, want at most %v", took, most)
 	}
 	return err
@@ -38,7 +38,7 @@ func outage(t *testing.T, s *redisstore.Store, deadline time.Duration) {
 			t.Fatal("takes go on without redis")
 		}
 	}
-	began := time.Now()
+	watch := storetest.Stopwatch()
 	for range 1000 {
 		if err := within(t, s, 0); !s.Healthy() && !errors.Is(err, redisstore.ErrAway) {
 			t.Fatalf("with the breaker open: %v, want ErrAway", err)
@@ -47,7 +47,7 @@ func outage(t *testing.T, s *redisstore.Store, deadline time.Duration) {
 			t.Fatal("healthy without redis")
 		}
 	}
-	if took := time.Since(began); took > slack {
+	if took := watch(); took > slack {
 		t.Fatalf("1000 takes with the breaker open lasted %v", took)
 	}
 }
@@ -81,16 +81,16 @@ func TestAway(t *testing.T) {
 		server.Pause()
 		var wg sync.WaitGroup
 		var answered atomic.Int64
-		began := time.Now()
+		watch := storetest.Stopwatch()
 		for range 4000 { // more than the client queues
 			wg.Go(func() {
-				if _, err := s.Take(context.Background(), takes("k", daily(t, "many", 20_000)), began); err == nil {
+				if _, err := s.Take(context.Background(), takes("k", daily(t, "many", 20_000)), time.Now()); err == nil {
 					answered.Add(1)
 				}
 			})
 		}
 		wg.Wait()
-		took := time.Since(began)
+		took := watch()
 		server.Resume()
 		if answered.Load() != 0 || took > deadline+4*slack {
 			t.Fatalf("%d of 4000 takes answered by a paused server, all of them after %v", answered.Load(), took)
@@ -123,11 +123,11 @@ func TestAway(t *testing.T) {
 	t.Run("makes a new connection when the server closes its own", func(t *testing.T) {
 		t.Parallel()
 		server := storetest.Redis(t)
-		s := open(t, redisstore.Options{URL: server.URL(), Deadline: time.Second})
+		s := open(t, redisstore.Options{URL: server.URL(), Deadline: relaxed})
 		healthy(t, s)
 		for range 20 {
 			server.MustDo("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-			storetest.Eventually(t, soon, "takes go on", func() bool { return within(t, s, time.Second) == nil })
+			storetest.Eventually(t, soon, "takes go on", func() bool { return within(t, s, relaxed) == nil })
 		}
 	})
 }
@@ -181,26 +181,26 @@ func TestWrongServer(t *testing.T) {
 		t.Parallel()
 		server, other := storetest.Redis(t), storetest.Redis(t)
 		var seen observed
-		s := open(t, redisstore.Options{URL: server.URL(), Deadline: time.Second, Observe: seen.observe})
+		s := open(t, redisstore.Options{URL: server.URL(), Deadline: relaxed, Observe: seen.observe})
 		healthy(t, s)
 		server.ReplicaOf(other)
-		outage(t, s, time.Second)
+		outage(t, s, relaxed)
 		if seen.of(redisstore.OpTake, redisstore.ReadOnly) != 1 {
 			t.Errorf("%d takes failed on the replica, want one", seen.of(redisstore.OpTake, redisstore.ReadOnly))
 		}
 		server.Promote()
 		healthy(t, s)
-		storetest.Eventually(t, soon, "takes go on", func() bool { return within(t, s, time.Second) == nil })
+		storetest.Eventually(t, soon, "takes go on", func() bool { return within(t, s, relaxed) == nil })
 	})
 	t.Run("looks for the master anew where a name leads to another one", func(t *testing.T) {
 		t.Parallel()
 		old, next := storetest.Redis(t), storetest.Redis(t)
 		way := forward(t, old.Addr())
-		s := open(t, redisstore.Options{URL: "redis://" + way.address, Deadline: time.Second})
+		s := open(t, redisstore.Options{URL: "redis://" + way.address, Deadline: relaxed})
 		healthy(t, s)
 		way.to(next.Addr())
 		old.ReplicaOf(next) // the old connection stays, and leads to a replica
-		storetest.Eventually(t, soon, "takes go on at the new master", func() bool { return within(t, s, time.Second) == nil })
+		storetest.Eventually(t, soon, "takes go on at the new master", func() bool { return within(t, s, relaxed) == nil })
 		if next.MustDo("EXISTS", redisstore.CountKey("weir", daily(t, "many", 20_000), "k")) != "1" {
 			t.Fatal("the take is not at the new master")
 		}
@@ -209,10 +209,10 @@ func TestWrongServer(t *testing.T) {
 		t.Parallel()
 		server := storetest.Redis(t)
 		var seen observed
-		s := open(t, redisstore.Options{URL: server.URL(), Deadline: time.Second, Observe: seen.observe})
+		s := open(t, redisstore.Options{URL: server.URL(), Deadline: relaxed, Observe: seen.observe})
 		healthy(t, s)
 		server.MustDo("CONFIG", "SET", "maxmemory", "1")
-		outage(t, s, time.Second)
+		outage(t, s, relaxed)
 		if seen.of(redisstore.OpTake, redisstore.Memory) != redisstore.DefaultBreakerFailures {
 			t.Errorf("%d failures for memory", seen.of(redisstore.OpTake, redisstore.Memory))
 		}
@@ -221,9 +221,9 @@ func TestWrongServer(t *testing.T) {
 		healthy(t, s)
 		server.MustDo("CONFIG", "SET", "requirepass", "secret")
 		var refused observed
-		wrong := open(t, redisstore.Options{URL: "redis://:wrong@" + server.Addr(), Deadline: time.Second, Observe: refused.observe})
+		wrong := open(t, redisstore.Options{URL: "redis://:wrong@" + server.Addr(), Deadline: relaxed, Observe: refused.observe})
 		storetest.Eventually(t, soon, "the login fails", func() bool { return refused.of(redisstore.OpRenew, redisstore.Login) > 0 })
-		right := open(t, redisstore.Options{URL: "redis://:secret@" + server.Addr(), Deadline: time.Second})
+		right := open(t, redisstore.Options{URL: "redis://:secret@" + server.Addr(), Deadline: relaxed})
 		healthy(t, right)
 		if wrong.Healthy() {
 			t.Error("healthy with a wrong password")
@@ -234,7 +234,7 @@ func TestWrongServer(t *testing.T) {
 		master, replica := storetest.Redis(t), storetest.Redis(t)
 		replica.ReplicaOf(master)
 		sentinel := storetest.RedisSentinel(t, master)
-		s := open(t, redisstore.Options{URL: "redis+sentinel://mymaster@" + sentinel.Addr() + "/0", Deadline: time.Second})
+		s := open(t, redisstore.Options{URL: "redis+sentinel://mymaster@" + sentinel.Addr() + "/0", Deadline: relaxed})
 		healthy(t, s)
 		p := daily(t, "p", 10)
 		if got := admitted(t, 5, func() bool { return take(t, s, "k", p) }); got != 5 {
@@ -247,7 +247,7 @@ func TestWrongServer(t *testing.T) {
 			return replica.MustDo("EXISTS", redisstore.CountKey("weir", p, "k")) == "1"
 		})
 		master.Stop()
-		storetest.Eventually(t, 3*soon, "takes go on at the new master", func() bool { return within(t, s, time.Second) == nil })
+		storetest.Eventually(t, 3*soon, "takes go on at the new master", func() bool { return within(t, s, relaxed) == nil })
 		if got := admitted(t, 10, func() bool { return take(t, s, "k", p) }); got != 5 {
 			t.Fatalf("admitted %d after the failover, want the 5 that were left", got)
 		}

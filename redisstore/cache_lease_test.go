@@ -171,7 +171,7 @@ func TestCacheLeasesOfTheDead(t *testing.T) {
 		server := storetest.Redis(t)
 		var seen observed
 		o := redisstore.Options{URL: server.URL(), Observe: seen.observe}
-		lives, dies := openCacheWithLease(t, o, 3*time.Second), openCacheWithLease(t, redisstore.Options{URL: server.URL()}, 3*time.Second)
+		lives, dies := openCacheWithLease(t, o, 6*time.Second), openCacheWithLease(t, redisstore.Options{URL: server.URL()}, 6*time.Second)
 		waiter := openCache(t, redisstore.Options{URL: server.URL()}, redisstore.CacheOptions{})
 		kept, lost := leads(t, lives, "kept"), leads(t, dies, "lost")
 		if kept == nil || lost == nil {
@@ -186,7 +186,7 @@ func TestCacheLeasesOfTheDead(t *testing.T) {
 		lost(true) // of no effect
 		before := seen.of(redisstore.OpCacheLease, redisstore.None)
 		storetest.Eventually(t, 2*soon, "the lease is renewed some times", func() bool {
-			return seen.of(redisstore.OpCacheLease, redisstore.None) >= before+5
+			return seen.of(redisstore.OpCacheLease, redisstore.None) >= before+3
 		})
 		if leads(t, waiter, "kept") != nil || leads(t, waiter, "lost") != nil {
 			t.Error("a lease was taken from who holds it")

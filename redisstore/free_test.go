@@ -88,9 +88,10 @@ func TestUnknownSlots(t *testing.T) {
 		s := open(t, redisstore.Options{URL: server.URL(), Deadline: 50 * time.Millisecond, BreakerFailures: 1})
 		warm(t, s, p)
 		for _, id := range []string{"a", "b"} {
-			if !hold(t, s, p, id) {
-				t.Fatal("denied")
-			}
+			storetest.Eventually(t, soon, "it is held", func() bool {
+				allowed, err := s.Take(context.Background(), []ratelimit.Take{{Policy: p, Key: "k", ID: id, Cost: 1}}, time.Now())
+				return err == nil && allowed
+			})
 		}
 		server.Pause()
 		errA, errB := free(s, p, "a"), free(s, p, "b") // the second one is not sent

@@ -23,8 +23,8 @@ func TestMain(m *testing.M) {
 // relaxed is a deadline for tests that are not about it, on a busy machine; soon
 // is how long a store may need to find Redis again there.
 const (
-	relaxed = 5 * time.Second
-	soon    = 10 * time.Second
+	relaxed = 10 * time.Second
+	soon    = 30 * time.Second
 )
 
 func clusterURL(servers []*storetest.RedisServer) string {

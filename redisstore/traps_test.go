@@ -15,7 +15,7 @@ import (
 // an hour of debt to the other.
 func TestOnlyTheServersClockCounts(t *testing.T) {
 	server := storetest.Redis(t)
-	ahead, right := open(t, redisstore.Options{URL: server.URL(), Deadline: time.Second}), open(t, redisstore.Options{URL: server.URL(), Deadline: time.Second})
+	ahead, right := open(t, redisstore.Options{URL: server.URL(), Deadline: relaxed}), open(t, redisstore.Options{URL: server.URL(), Deadline: relaxed})
 	healthy(t, ahead)
 	healthy(t, right)
 	p := prepare(t, ratelimit.Policy{Name: "b", Quota: 1, Window: 30 * time.Second, Burst: 2})
@@ -32,7 +32,7 @@ func TestOnlyTheServersClockCounts(t *testing.T) {
 // write: counts are known that block their caller for ever.
 func TestAKeyWithoutAnExpiryIsRepaired(t *testing.T) {
 	server := storetest.Redis(t)
-	s := open(t, redisstore.Options{URL: server.URL(), Deadline: time.Second})
+	s := open(t, redisstore.Options{URL: server.URL(), Deadline: relaxed})
 	healthy(t, s)
 	for _, p := range []*ratelimit.Policy{
 		daily(t, "bucket", 100), hourly(t, "fixed", 100),

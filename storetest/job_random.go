@@ -28,6 +28,7 @@ func jobModel(t *testing.T, s job.Store) {
 			"append": m.append, "finish": m.finish, "finish more": m.finish, "cancel": m.cancel, "retry": m.retry,
 			"rescue": m.rescue, "sweep": m.sweep, "deliver": m.deliver, "delivered": m.delivered,
 		})
+		m.checkAll(r)
 	})
 }
 
@@ -256,17 +257,39 @@ func (m *jobMachine) delivered(r *rapid.T) {
 	})
 }
 
-// check compares all that can be read.
+// check compares what a list says of every job, and what one of the other reads does.
 func (m *jobMachine) check(r *rapid.T) {
+	reads := m.reads(r)
+	reads[rapid.IntRange(0, len(reads)-1).Draw(r, "which read")]()
+}
+
+// checkAll compares all that can be read.
+func (m *jobMachine) checkAll(r *rapid.T) {
+	for _, read := range m.reads(r) {
+		read()
+	}
+}
+
+// reads compares the lists of jobs, and returns what compares the other reads, of one of
+// the jobs where there is one.
+func (m *jobMachine) reads(r *rapid.T) []func() {
 	ctx := context.Background()
 	listed := both(r, m, "list", func(s job.Store) ([]*job.Job, error) { return s.List(ctx, job.Filter{}) })
-	both(r, m, "lines", func(s job.Store) ([]job.Line, error) { return s.Lines(ctx) })
+	all := []func(){
+		func() { both(r, m, "lines", func(s job.Store) ([]job.Line, error) { return s.Lines(ctx) }) },
+	}
 	if len(listed) == 0 {
-		return
+		return all
 	}
 	j := rapid.SampledFrom(listed).Draw(r, "read")
-	both(r, m, "get", func(s job.Store) (*job.Job, error) { return s.Get(ctx, j.Caller, j.ID) })
-	both(r, m, "find", func(s job.Store) (*job.Job, error) { return s.FindKey(ctx, j.Caller, j.IdempotencyKey) })
-	both(r, m, "ahead", func(s job.Store) (int64, error) { return s.Ahead(ctx, j.ID, m.now()) })
-	both(r, m, "output", func(s job.Store) ([]job.Chunk, error) { return s.Output(ctx, j.ID, 1, 6) })
+	return append(all,
+		func() { both(r, m, "get", func(s job.Store) (*job.Job, error) { return s.Get(ctx, j.Caller, j.ID) }) },
+		func() {
+			both(r, m, "find", func(s job.Store) (*job.Job, error) { return s.FindKey(ctx, j.Caller, j.IdempotencyKey) })
+		},
+		func() { both(r, m, "ahead", func(s job.Store) (int64, error) { return s.Ahead(ctx, j.ID, m.now()) }) },
+		func() {
+			both(r, m, "output", func(s job.Store) ([]job.Chunk, error) { return s.Output(ctx, j.ID, 1, 6) })
+		},
+	)
 }

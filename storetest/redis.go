@@ -29,7 +29,7 @@ type RedisServer struct {
 }
 
 // redisWait is how long a server may take to answer.
-const redisWait = 10 * time.Second
+const redisWait = 60 * time.Second
 
 // Redis starts a redis-server and stops it when the test ends. args are further
 // options of its command line. Without redis-server on the PATH the test fails.
@@ -245,18 +245,6 @@ func readList(r *bufio.Reader, n, depth int) (string, error) {
 		lines = append(lines, item)
 	}
 	return strings.Join(lines, "\n"), nil
-}
-
-// Eventually waits until done, and fails the test if that takes longer than most.
-func Eventually(t testing.TB, most time.Duration, what string, done func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(most)
-	for !done() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", most, what)
-		}
-		<-time.After(2 * time.Millisecond)
-	}
 }
 
 // ReplicaOf makes s a replica of master and waits until it has its data.

@@ -67,7 +67,7 @@ func TestBatchOverSockets(t *testing.T) {
 			x.Errorf("%d calls", n)
 		}
 	})
-	t.Run("the model sees within 100ms that all have left", func(t *testing.T) {
+	t.Run("the model sees within 100ms, of most of 20 times, that all have left", func(t *testing.T) {
 		x := served(t, upstream.BatchOptions{MaxItems: 4, MaxDelay: time.Minute})
 		came, saw := make(chan struct{}), make(chan time.Time)
 		x.model.serve = func(_ http.ResponseWriter, r *http.Request, _ []string) bool {
@@ -76,7 +76,7 @@ func TestBatchOverSockets(t *testing.T) {
 			saw <- time.Now()
 			return true
 		}
-		var slowest time.Duration
+		var took []time.Duration
 		for range 20 {
 			ctx, leave := context.WithCancel(x.Context())
 			var all []<-chan got
@@ -86,16 +86,14 @@ func TestBatchOverSockets(t *testing.T) {
 			<-came
 			left := time.Now()
 			leave()
-			slowest = max(slowest, (<-saw).Sub(left))
+			took = append(took, (<-saw).Sub(left))
 			for _, c := range all {
 				if g := <-c; g.err == nil {
 					x.Errorf("got %s", g)
 				}
 			}
 		}
-		if x.Logf("slowest of 20: %v", slowest); slowest > 100*time.Millisecond {
-			x.Errorf("saw it after %v", slowest)
-		}
+		atOnce(x.T, "saw it", took)
 	})
 }
 
@@ -109,8 +107,12 @@ func TestBatchCancelsLeakNothing(t *testing.T) {
 	for i := range 32 {
 		all.Go(func() {
 			item := strconv.Itoa(i)
-			for range 200 {
-				ctx, leave := context.WithTimeout(x.Context(), rand.N(time.Millisecond))
+			for n := range 200 {
+				patience := rand.N(time.Millisecond)
+				if n%8 == 0 {
+					patience = time.Minute // so that some are answered on a slow machine, too
+				}
+				ctx, leave := context.WithTimeout(x.Context(), patience)
 				switch g := <-x.send(ctx, asks{items: []string{item}}); {
 				case g.err != nil && ctx.Err() != nil:
 					left.Add(1)
@@ -127,7 +129,7 @@ func TestBatchCancelsLeakNothing(t *testing.T) {
 	if x.Logf("%d answered, %d left", answered.Load(), left.Load()); answered.Load() == 0 || left.Load() == 0 {
 		x.Errorf("%d answered, %d left: want some of both", answered.Load(), left.Load())
 	}
-	for until := time.Now().Add(10 * time.Second); x.desk.inUse() > 0 && time.Now().Before(until); {
+	for until := time.Now().Add(time.Minute); x.desk.inUse() > 0 && time.Now().Before(until); {
 		runtime.Gosched() // what was left ends a moment later
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/inferweir/weir"
@@ -183,7 +184,7 @@ func (d *door) open(request string) (*net.TCPConn, *bufio.Reader, *http.Response
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(c, request)
 	in := bufio.NewReader(c)
 	resp, err := http.ReadResponse(in, &http.Request{Method: "GET"})
@@ -310,20 +311,30 @@ func TestHalfOfASocketMayEndFirst(t *testing.T) {
 			b, _ := io.ReadAll(in)
 			got <- string(b)
 		}))
-		d := newDoor(t, upstream.Options{}, target)
-		c, in, _ := d.open(handshake + "\r\n")
-		if _, err := in.ReadByte(); err != io.EOF {
-			t.Error(err)
+		for {
+			d := newDoor(t, upstream.Options{}, target)
+			began := time.Now()
+			c, in, _ := d.open(handshake + "\r\n")
+			if _, err := in.ReadByte(); err != io.EOF {
+				t.Error(err)
+			}
+			_, _ = c.Write([]byte("late"))
+			_ = c.Close()
+			slow := time.Since(began) > 900*time.Millisecond // a second of silence ends it
+			b := <-got
+			if slow {
+				<-d.events
+				continue
+			}
+			if b != "late" {
+				t.Errorf("the target got %q", b)
+			}
+			if _, err := d.ended(upstream.ResultOK); err != nil {
+				t.Error(err)
+			}
+			d.seats.check(t, 1)
+			break
 		}
-		_, _ = c.Write([]byte("late"))
-		_ = c.Close()
-		if b := <-got; b != "late" {
-			t.Errorf("the target got %q", b)
-		}
-		if _, err := d.ended(upstream.ResultOK); err != nil {
-			t.Error(err)
-		}
-		d.seats.check(t, 1)
 	})
 	t.Run("a client that is silent for a second after its target's end is closed", func(t *testing.T) {
 		left := make(chan struct{})
@@ -336,7 +347,7 @@ func TestHalfOfASocketMayEndFirst(t *testing.T) {
 		begin := time.Now()
 		d.open(handshake + "\r\n")
 		<-left
-		if took := time.Since(begin); took < time.Second || took > 10*time.Second {
+		if took := time.Since(begin); took < time.Second || took > 30*time.Second {
 			t.Errorf("closed after %v", took)
 		}
 		_, _ = d.ended(upstream.ResultTimeout)
@@ -372,7 +383,7 @@ func TestASocketThatBreaksEndsOnBothSides(t *testing.T) {
 			begin := time.Now()
 			<-gone
 			_, err := d.ended(c.result)
-			if took := time.Since(begin); took > 5*time.Second || (err != nil) != c.fails {
+			if took := time.Since(begin); took > 30*time.Second || (err != nil) != c.fails {
 				t.Errorf("%v after %v", err, took)
 			}
 			if _, err := in.ReadByte(); err == nil {
@@ -385,23 +396,7 @@ func TestASocketThatBreaksEndsOnBothSides(t *testing.T) {
 		})
 	}
 	t.Run("one that is silent is ended after the total, one that is not goes on", func(t *testing.T) {
-		d := newDoor(t, upstream.Options{Timeouts: upstream.Timeouts{Total: 300 * time.Millisecond}, Breaker: upstream.Breaker{Failures: 1}}, backend(t, switches(echo)))
-		c, in, _ := d.open(handshake + "\r\n")
-		begin := time.Now()
-		for time.Since(begin) < 900*time.Millisecond {
-			<-time.After(20 * time.Millisecond)
-			_, _ = c.Write(frame(opText, true, []byte("x")))
-			if _, _, err := readFrame(in); err != nil {
-				t.Fatalf("after %v: %v", time.Since(begin), err)
-			}
-		}
-		if _, err := in.ReadByte(); err == nil {
-			t.Error("it goes on")
-		}
-		if e, _ := d.ended(upstream.ResultTimeout); !d.pool.Open(0, time.Now()) {
-			t.Errorf("silence counts against the target: %+v", e)
-		}
-		d.seats.check(t, 1)
+		synctest.Test(t, silentSocket)
 	})
 	t.Run("a client that takes nothing is ended, too", func(t *testing.T) {
 		d := newDoor(t, upstream.Options{Timeouts: upstream.Timeouts{Total: 300 * time.Millisecond}}, backend(t, switches(func(c *net.TCPConn, _ *bufio.Reader) {

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -32,6 +33,9 @@ func front(t *testing.T, o upstream.Options, targets ...string) (string, func() 
 	var mu sync.Mutex
 	var events []upstream.Event
 	o.Name = "llm"
+	if o.Timeouts.Connect == 0 {
+		o.Timeouts.Connect = time.Minute // a busy machine may take longer than the default
+	}
 	for _, url := range targets {
 		o.Targets = append(o.Targets, upstream.Target{URL: url})
 	}
@@ -54,11 +58,8 @@ func front(t *testing.T, o upstream.Options, targets ...string) (string, func() 
 	})
 	return s.URL, func() []upstream.Event {
 		// An exchange ends a moment after the client has its answer.
-		for range 200 {
-			if pool.InFlight() == 0 {
-				break
-			}
-			<-time.After(5 * time.Millisecond)
+		for until := time.Now().Add(time.Minute); pool.InFlight() > 0 && time.Now().Before(until); {
+			<-time.After(2 * time.Millisecond)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -213,7 +214,18 @@ func TestNothingIsHeldBack(t *testing.T) {
 	}
 }
 
+// atOnce checks that most of what took so long took at most 100 ms: any one of them
+// may have met a moment in which the machine did something else.
+func atOnce(t *testing.T, what string, took []time.Duration) {
+	t.Helper()
+	slices.Sort(took)
+	if len(took) == 0 || took[len(took)/2] > 100*time.Millisecond {
+		t.Errorf("%s after %v: want at most 100ms for most of them", what, took)
+	}
+}
+
 func TestAClientThatLeavesCancelsTheUpstream(t *testing.T) {
+	const rounds = 9
 	for name, started := range map[string]bool{"before the first byte": false, "within a stream": true} {
 		t.Run(name, func(t *testing.T) {
 			arrived, cancelled := make(chan struct{}), make(chan time.Time, 1)
@@ -223,29 +235,31 @@ func TestAClientThatLeavesCancelsTheUpstream(t *testing.T) {
 					_, _ = io.WriteString(w, "first")
 					_ = http.NewResponseController(w).Flush()
 				}
-				close(arrived)
+				arrived <- struct{}{}
 				<-r.Context().Done()
 				cancelled <- time.Now()
 			})
 			url, events := front(t, upstream.Options{}, target)
-			ctx, leave := context.WithCancel(t.Context())
-			r, _ := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader("{}"))
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				if resp, err := client(t).Do(r); err == nil {
-					_, _ = io.Copy(io.Discard, resp.Body)
-					_ = resp.Body.Close()
-				}
-			}()
-			<-arrived
-			left := time.Now()
-			leave()
-			if took := (<-cancelled).Sub(left); took > 100*time.Millisecond {
-				t.Errorf("the upstream was cancelled after %v", took)
+			var took []time.Duration
+			for range rounds {
+				ctx, leave := context.WithCancel(t.Context())
+				r, _ := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader("{}"))
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					if resp, err := client(t).Do(r); err == nil {
+						_, _ = io.Copy(io.Discard, resp.Body)
+						_ = resp.Body.Close()
+					}
+				}()
+				<-arrived
+				left := time.Now()
+				leave()
+				took = append(took, (<-cancelled).Sub(left))
+				<-done
 			}
-			<-done
-			if e := events(); len(e) != 1 || e[0].Result != "cancelled" {
+			atOnce(t, "the upstream was cancelled", took)
+			if e := events(); len(e) != rounds || slices.ContainsFunc(e, func(e upstream.Event) bool { return e.Result != "cancelled" }) {
 				t.Errorf("events %+v", e)
 			}
 		})
@@ -264,6 +278,17 @@ func TestTimeouts(t *testing.T) {
 		b, err := io.ReadAll(resp.Body)
 		return resp, string(b), events(), err
 	}
+	// headed is send where the head has to come before the time is over, and the end
+	// soon after it: a machine that stood still meanwhile has another try.
+	headed := func(t *testing.T, limit upstream.Timeouts, h http.HandlerFunc) (resp *http.Response, body string, e []upstream.Event, err error) {
+		for range 50 {
+			resp, body, e, err = send(t, limit, h)
+			if resp.StatusCode == 200 && e[0].Total < limit.FirstByte+limit.Total+500*time.Millisecond {
+				break
+			}
+		}
+		return resp, body, e, err
+	}
 	t.Run("no head in time is 504", func(t *testing.T) {
 		resp, body, e, _ := send(t, upstream.Timeouts{FirstByte: 50 * time.Millisecond}, hang)
 		if resp.StatusCode != 504 || !strings.Contains(body, `Upstream \"llm\" sent no answer within 50ms.`) || e[0].Result != "timeout" {
@@ -271,7 +296,7 @@ func TestTimeouts(t *testing.T) {
 		}
 	})
 	t.Run("a head without a body in time breaks off", func(t *testing.T) {
-		resp, _, e, err := send(t, upstream.Timeouts{FirstByte: 50 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+		resp, _, e, err := headed(t, upstream.Timeouts{FirstByte: 50 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).Flush()
 			hang(w, r)
 		})
@@ -290,7 +315,7 @@ func TestTimeouts(t *testing.T) {
 		}
 	})
 	t.Run("a stream that never falls silent ends at the total", func(t *testing.T) {
-		_, _, e, err := send(t, upstream.Timeouts{Total: 100 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+		_, _, e, err := headed(t, upstream.Timeouts{Total: 100 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				_, _ = io.WriteString(w, "x")
 				_ = http.NewResponseController(w).Flush()
@@ -302,17 +327,18 @@ func TestTimeouts(t *testing.T) {
 		}
 	})
 	t.Run("a slow client is not the upstream's silence", func(t *testing.T) {
-		url, _ := front(t, upstream.Options{Timeouts: upstream.Timeouts{FirstByte: 600 * time.Millisecond, BetweenBytes: 400 * time.Millisecond}},
-			backend(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 8<<20)) }))
-		resp, err := client(t).Get(url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		<-time.After(900 * time.Millisecond)
-		if n, err := io.Copy(io.Discard, resp.Body); n != 8<<20 || err != nil {
-			t.Errorf("%d bytes, %v", n, err)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			h := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 8<<20)) }
+			p := newPool(t, upstream.Options{
+				Targets:  []upstream.Target{{URL: "a", Transport: upstream.Handler(http.HandlerFunc(h))}},
+				Timeouts: upstream.Timeouts{FirstByte: 600 * time.Millisecond, BetweenBytes: 400 * time.Millisecond},
+			})
+			w := &slowWriter{ResponseRecorder: httptest.NewRecorder()}
+			p.ServeHTTP(w, httptest.NewRequest("GET", "/", nil)) // panics where it breaks off
+			if n := w.Body.Len(); n != 8<<20 {
+				t.Errorf("%d bytes", n)
+			}
+		})
 	})
 	t.Run("no handshake in time is 504", func(t *testing.T) {
 		silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -327,6 +353,20 @@ func TestTimeouts(t *testing.T) {
 			t.Errorf("%d %s %+v", code, body, e)
 		}
 	})
+}
+
+// slowWriter is a client that takes nothing more for a while, twice: before the first
+// bytes and before the next.
+type slowWriter struct {
+	*httptest.ResponseRecorder
+	writes int
+}
+
+func (w *slowWriter) Write(p []byte) (int, error) {
+	if w.writes++; w.writes <= 2 {
+		time.Sleep(900 * time.Millisecond)
+	}
+	return w.ResponseRecorder.Write(p)
 }
 
 func TestFailures(t *testing.T) {
@@ -427,28 +467,34 @@ func TestFailures(t *testing.T) {
 		})
 	}
 	t.Run("busy connections are 503 with a time to come back", func(t *testing.T) {
-		holds := make(chan struct{})
 		target := backend(t, func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				_, _ = io.WriteString(w, "x")
 				_ = http.NewResponseController(w).Flush()
-				select {
-				case holds <- struct{}{}:
-				case <-time.After(20 * time.Millisecond):
-				}
+				<-time.After(20 * time.Millisecond)
 			}
 		})
 		url, events := front(t, upstream.Options{MaxConnections: 1, Timeouts: upstream.Timeouts{FirstByte: 200 * time.Millisecond}}, target)
 		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
 		var wg sync.WaitGroup
-		wg.Go(func() {
+		before := 0
+		for held := false; !held; {
 			r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
-			if resp, err := client(t).Do(r); err == nil {
+			resp, err := client(t).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if held = resp.StatusCode == 200; !held { // a busy machine may need longer than 200ms
+				_ = resp.Body.Close()
+				before = len(events())
+				continue
+			}
+			wg.Go(func() {
 				_, _ = io.Copy(io.Discard, resp.Body)
 				_ = resp.Body.Close()
-			}
-		})
-		<-holds
+			})
+		}
 		resp, err := client(t).Get(url)
 		if code, body := read(t, resp, err); code != 503 || resp.Header.Get("Retry-After") != "1" || !strings.Contains(body, "were busy for 200ms") {
 			t.Errorf("%d %v %s", code, resp.Header, body)
@@ -456,7 +502,7 @@ func TestFailures(t *testing.T) {
 		leave()
 		wg.Wait()
 		var results []string
-		for _, e := range events() {
+		for _, e := range events()[before:] {
 			results = append(results, e.Result)
 		}
 		if !slices.Equal(results, []string{"busy", "cancelled"}) {
@@ -549,11 +595,14 @@ func TestNewReportsEveryMistake(t *testing.T) {
 }
 
 func TestHandler(t *testing.T) {
-	inProcess := func(t *testing.T, h http.HandlerFunc) (string, func() []upstream.Event) {
+	within := func(t *testing.T, most time.Duration, h http.HandlerFunc) (string, func() []upstream.Event) {
 		return front(t, upstream.Options{
 			Targets:  []upstream.Target{{URL: "in-process", Transport: upstream.Handler(h)}},
-			Timeouts: upstream.Timeouts{FirstByte: 300 * time.Millisecond},
+			Timeouts: upstream.Timeouts{FirstByte: most},
 		})
+	}
+	inProcess := func(t *testing.T, h http.HandlerFunc) (string, func() []upstream.Event) {
+		return within(t, time.Minute, h)
 	}
 	t.Run("answers like a server", func(t *testing.T) {
 		url, events := inProcess(t, func(w http.ResponseWriter, r *http.Request) {
@@ -623,7 +672,7 @@ func TestHandler(t *testing.T) {
 	})
 	t.Run("a handler that is late is cancelled and waited for", func(t *testing.T) {
 		var returned atomic.Bool
-		url, events := inProcess(t, func(_ http.ResponseWriter, r *http.Request) {
+		url, events := within(t, 300*time.Millisecond, func(_ http.ResponseWriter, r *http.Request) {
 			<-r.Context().Done()
 			returned.Store(true)
 		})

@@ -27,6 +27,7 @@ routes: [{match: {path: /a}, upstream: m}]
 const checkedGood = "FILE: good: 1 route, 1 upstream, 0 plans\n"
 
 func TestCheckAsksAPostgreSQLForItsRoom(t *testing.T) {
+	t.Parallel()
 	server := storetest.Postgres(t)
 	url := server.URL()
 	f := func(name, text, want string) {

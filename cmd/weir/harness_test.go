@@ -18,7 +18,7 @@ import (
 
 // patience is how long a test waits for what must happen: much longer than any
 // machine needs, and no part of what is measured.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // transcript is what a command writes, for a test that reads along.
 type transcript struct {

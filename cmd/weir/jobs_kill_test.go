@@ -26,7 +26,7 @@ import (
 // fetched. What was acknowledged is done in the end, once, and done right.
 func TestJobsSurviveKills(t *testing.T) {
 	t.Parallel()
-	weir := built(t)
+	weir := programs.path(t, "weir")
 	onEachDatabase(t, func(t *testing.T, url string) {
 		kills, _ := soak(t)
 		k := newKilling(t, weir, url)

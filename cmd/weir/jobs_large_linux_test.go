@@ -28,7 +28,7 @@ func TestJobsAreLarge(t *testing.T) {
 	l := &largeWeir{sum: largeSum(size), size: size, client: &http.Client{Transport: &http.Transport{}}}
 	t.Cleanup(l.client.CloseIdleConnections)
 	l.process = start(t, jobsConfig(t, "sqlite:"+t.TempDir()+"/weir.db", big.URL,
-		route("/link*", "work", "respond_async: allowed", "offload_over: 1MiB")), built(t))
+		route("/link*", "work", "respond_async: allowed", "offload_over: 1MiB")), programs.path(t, "weir"))
 	l.await(t, l.handIn(t, "/work", 1<<20)) // so that idle is not as if it had never worked
 	l.idle = l.memory(t, "VmRSS")
 

@@ -18,7 +18,7 @@ func TestJobsComeLast(t *testing.T) {
 	const people = 10
 	turns := &turns{arrived: make(chan string), release: make(chan struct{})}
 	config := jobsConfig(t, "sqlite:"+t.TempDir()+"/weir.db", newHook(t, turns.serve).URL)
-	p := start(t, strings.Replace(config, "concurrency: 8", "concurrency: 1", 1), built(t))
+	p := start(t, strings.Replace(config, "concurrency: 8", "concurrency: 1", 1), programs.path(t, "weir"))
 	var ids []string
 	for n := range 40 {
 		body := fmt.Sprintf("job %d", n)

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -39,16 +38,6 @@ func soak(t *testing.T) (kills int, set bool) {
 		t.Fatalf("WEIR_SOAK: %q: want how often weir is killed on each database, for example 250", text)
 	}
 	return kills, true
-}
-
-// built is the program.
-func built(t *testing.T) string {
-	t.Helper()
-	weir := filepath.Join(t.TempDir(), "weir")
-	if out, err := exec.Command("go", "build", "-o", weir, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return weir
 }
 
 // onEachDatabase runs f beside itself, with the URL of an empty SQLite and of an empty

@@ -17,15 +17,19 @@ import (
 // once here.
 func TestJobsStop(t *testing.T) {
 	t.Parallel()
-	weir := built(t)
+	weir := programs.path(t, "weir")
 	onEachDatabase(t, func(t *testing.T, url string) {
 		s := &stopping{arrived: make(chan string, 100), grace: make(chan struct{}), later: make(chan struct{})}
 		config := jobsConfig(t, url, newHook(t, s.serve).URL)
-		config = strings.NewReplacer("attempts: 100", "attempts: 1", "concurrency: 8", fmt.Sprintf("concurrency: %d", 2*stoppedJobs)).Replace(config)
+		// In the grace there is time to see that it stops, on a busy machine, too.
+		config = strings.NewReplacer("shutdown_grace: 1s", "shutdown_grace: 6s", "attempts: 100", "attempts: 1", "concurrency: 8", fmt.Sprintf("concurrency: %d", 2*stoppedJobs)).Replace(config)
 		p := start(t, config, weir)
 		ids := s.handIn(t, p)
 		p.signal(t, syscall.SIGTERM)
 		p.awaitDraining(t)
+		if n := len(s.arrived); n > 0 {
+			t.Errorf("%d jobs run for which there is no place", n)
+		}
 		close(s.grace)
 		if status := p.wait(t); !status.Exited() || status.ExitStatus() != exitOK {
 			t.Errorf("ended with %v, want exit status %d; stderr:\n%s", status, exitOK, &p.stderr)
@@ -79,11 +83,12 @@ func (s *stopping) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// handIn hands in jobs, and waits until as many run as there are places.
+// handIn hands in jobs, as many as there are places, and when they run those for which
+// there is none before the stop.
 func (s *stopping) handIn(t *testing.T, p *process) map[string]string {
 	t.Helper()
 	ids := map[string]string{}
-	for _, kind := range []string{"short", "long", "late"} { // for the last ones there is no place before the stop
+	for _, kind := range []string{"short", "long", "late"} {
 		for n := range stoppedJobs {
 			body := fmt.Sprintf("%s %d", kind, n)
 			id, err := handIn(t.Context(), p.client, p.base, body, body)
@@ -92,10 +97,10 @@ func (s *stopping) handIn(t *testing.T, p *process) map[string]string {
 			}
 			ids[body] = id
 		}
-	}
-	for range 2 * stoppedJobs {
-		if body := <-s.arrived; strings.HasPrefix(body, "late") {
-			t.Fatalf("%q runs before those that came before it", body)
+		if kind == "long" {
+			for range 2 * stoppedJobs {
+				<-s.arrived
+			}
 		}
 	}
 	return ids

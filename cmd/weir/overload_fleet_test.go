@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -115,24 +114,14 @@ type fleet struct {
 	*process
 	models  []*modelServer
 	callers *http.Client
-}
-
-// programs builds what a fleet is made of.
-func programs(t *testing.T) (weir, fakeengine string) {
-	t.Helper()
-	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), ".", "../fakeengine")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return filepath.Join(dir, "weir"), filepath.Join(dir, "fakeengine")
+	still   *standstills
 }
 
 // startFleet starts three model servers, and a weir with more settings of its upstream,
 // each a line.
 func startFleet(t *testing.T, weir, fakeengine string, settings ...string) *fleet {
 	t.Helper()
-	f, targets := &fleet{}, []string{}
+	f, targets := &fleet{still: watchStandstills(t)}, []string{}
 	for _, name := range []string{"a", "b", "c"} {
 		m := &modelServer{name: name, program: fakeengine, address: "127.0.0.1:0"}
 		m.start(t)
@@ -202,7 +191,7 @@ func (f *fleet) awaitIdle(t *testing.T, limit time.Duration) time.Duration {
 			return s.Running+s.Waiting == 0 && s.Requests == s.Completed+s.Cancelled+s.Failed
 		})
 	}
-	took := time.Since(begin)
+	took := f.still.since(begin)
 	if took > limit {
 		t.Errorf("something was in flight for %s after the last client, want at most %s", took, limit)
 	}

@@ -155,11 +155,7 @@ func (p *process) wait(t *testing.T) syscall.WaitStatus {
 // TestProcess builds the program and sends it signals.
 func TestProcess(t *testing.T) {
 	t.Parallel()
-	weir := filepath.Join(t.TempDir(), "weir")
-	build := exec.Command("go", "build", "-o", weir, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	weir := programs.path(t, "weir")
 	for _, s := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
 		t.Run(fmt.Sprintf("%s lets a running request finish and refuses new ones", s), func(t *testing.T) {
 			t.Parallel()

@@ -11,6 +11,7 @@ import (
 )
 
 func TestReplayOfACompressedLogThatBreaksOff(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write := func(name string, data []byte) string {
 		path := filepath.Join(dir, name)

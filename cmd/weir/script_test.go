@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,7 +24,18 @@ func TestMain(m *testing.M) {
 type leakFree struct{ m *testing.M }
 
 func (l leakFree) Run() int {
-	if status := l.m.Run(); status != 0 {
+	// Most tests wait, for processes and for time to pass: twice as many of them as there
+	// are processors may do so at once, where -parallel says nothing else.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	status := l.m.Run()
+	if err := programs.remove(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if status != 0 {
 		return status
 	}
 	if err := goleak.Find(); err != nil {

@@ -13,6 +13,7 @@ import (
 
 // TestUsageAtTheEnd ends weir while its database does not answer.
 func TestUsageAtTheEnd(t *testing.T) {
+	t.Parallel()
 	server := storetest.Postgres(t)
 	begin := func(t *testing.T, url string) *inProcess {
 		hook := newHook(t, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("{}")) })
@@ -46,7 +47,7 @@ func TestUsageAtTheEnd(t *testing.T) {
 		url := server.URL()
 		s := begin(t, url)
 		s.signal()
-		time.AfterFunc(2500*time.Millisecond, server.Resume)
+		time.AfterFunc(time.Second, server.Resume) // of the five that there are
 		status := s.stop(t)
 		if n := requests(t, url); status != exitOK || n != 3 || strings.Contains(s.stderr.String(), "usage is lost") {
 			t.Errorf("exit status %d, %d requests in the ledger: want 3\n%s", status, n, &s.stderr)

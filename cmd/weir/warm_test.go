@@ -237,6 +237,7 @@ func TestWarmIsInterrupted(t *testing.T) {
 }
 
 func TestWarmReadsLongFiles(t *testing.T) {
+	t.Parallel()
 	var bytesRead, requests atomic.Int64
 	url := fakeWeir(t, func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)

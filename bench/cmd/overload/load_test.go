@@ -14,8 +14,18 @@ import (
 )
 
 // tiny is a load of about a hundred requests in half a second, sent to a server that
-// answers with h.
-func tiny(t *testing.T, h http.HandlerFunc) (line, *runner) {
+// answers with h. Where the machine sent them late it has another try.
+func tiny(t *testing.T, h http.HandlerFunc) (l line, r *runner) {
+	t.Helper()
+	for range 50 {
+		if l, r = tinyOnce(t, h); r.late < 40*time.Millisecond {
+			break
+		}
+	}
+	return l, r
+}
+
+func tinyOnce(t *testing.T, h http.HandlerFunc) (line, *runner) {
 	t.Helper()
 	server := httptest.NewServer(h)
 	defer server.Close()
