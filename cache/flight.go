@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // flights are the calls that run, by key. The zero value is ready.
@@ -20,6 +21,7 @@ type flight[K comparable, V any] struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	members int
+	asked   atomic.Bool   // the call has gone out
 	done    chan struct{} // closed when value and err are set
 	value   V
 	err     error

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -18,8 +17,8 @@ type Keep struct {
 	// Stream says that the answer is a stream: those who wait for it read it while
 	// it comes.
 	Stream bool
-	// Judge, if not nil, is asked at the end of an answer that may be stored: who
-	// reads what it says may know better than its status.
+	// Judge, if not nil, is asked at the end of an answer that may be stored, or that
+	// others may have waited for: who reads what it says may know better than its status.
 	Judge func() Judgement
 	// Failed, if not nil, gives the error that followers get in place of the one
 	// with which the answer broke off. See ErrTold.
@@ -281,7 +280,12 @@ func (rec *Recording) Finish() error {
 	}
 	rec.done = true
 	l := rec.lookup
+	var j Judgement
+	if rec.keeping.Judge != nil {
+		j = rec.keeping.Judge()
+	}
 	if rec.over {
+		rec.live.cost(time.Since(l.asked), j.Tokens)
 		rec.live.end(nil)
 		return nil
 	}
@@ -295,12 +299,15 @@ func (rec *Recording) Finish() error {
 		return nil
 	}
 	e := rec.entry(fit(body))
+	if j.Tokens > 0 { // also of what is not stored: followers were spared them
+		e.Labels = append(e.Labels, Label(tokensKind, strconv.FormatInt(j.Tokens, 10)))
+	}
 	var err error
 	if len(rec.resp.Trailer) > 0 { // some are not announced
 		l.stored = false
 	}
 	if l.stored {
-		err = rec.store(e)
+		err = rec.store(e, j)
 	}
 	if rec.live != nil {
 		rec.live.cost(time.Since(l.asked), e.Tokens())
@@ -311,13 +318,12 @@ func (rec *Recording) Finish() error {
 }
 
 // store puts e where it belongs, if it is one to keep.
-func (rec *Recording) store(e *Entry) error {
+func (rec *Recording) store(e *Entry, j Judgement) error {
 	l, c := rec.lookup, rec.lookup.cache
 	l.stored = false
-	var j Judgement
 	switch {
 	case rec.keeping.Judge != nil:
-		if j = rec.keeping.Judge(); !j.Complete {
+		if !j.Complete {
 			return nil
 		}
 	case len(e.Frames) > 0 && c.options.Terminal != nil:
@@ -334,9 +340,6 @@ func (rec *Recording) store(e *Entry) error {
 		v := strings.ReplaceAll(j.Version, " ", "_") // one word
 		c.noteVersion(m, v)
 		e.Labels = append(e.Labels, Label(versionKind, m+" "+v))
-	}
-	if j.Tokens > 0 {
-		e.Labels = append(e.Labels, Label(tokensKind, strconv.FormatInt(j.Tokens, 10)))
 	}
 	if c.options.Mode == ModeHTTP {
 		return l.keepHTTP(rec.ctx, e, rec.header, now)
@@ -473,7 +476,7 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	_, _ = b.rec.Write(p[:n])
 	switch {
-	case errors.Is(err, io.EOF):
+	case err == io.EOF: // and not an error whose cause is that the transport ended
 		b.rec.lookup.fail(b.rec.Finish())
 	case err != nil && b.rec.keeping.Failed != nil:
 		b.rec.Cut(b.rec.keeping.Failed(err))

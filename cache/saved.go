@@ -44,5 +44,11 @@ func (l *Lookup) Saved() (took time.Duration, tokens int64) {
 func (l *Lookup) Asks(now time.Time) {
 	if l.Keyed() {
 		l.asked = now
+		if l.leads {
+			l.flight.asked.Store(true)
+		}
 	}
 }
+
+// Called reports whether the call that the request waited for, with Join, has gone out.
+func (l *Lookup) Called() bool { return l != nil && l.flight != nil && l.flight.asked.Load() }

@@ -24,8 +24,7 @@ type Edit struct {
 	Name string
 	// Doc is a JSON object with some of the keys that EditKeys names, in the forms that
 	// they have in the file; the targets of an upstream are an object of their URLs and
-	// weights. Keys that it does not have, or that are null, stay as they are. A JSON list
-	// is that of a plan's policies. At most 1MiB.
+	// weights. Keys that it does not have, or that are null, stay as they are. At most 1MiB.
 	Doc []byte
 }
 

@@ -14,9 +14,8 @@ import (
 // MergeEdit merges patch, a JSON merge patch (RFC 7396), into old, the Doc of an Edit, which
 // may be nil: keys of the patch take the place of those of old, null takes them away, and
 // objects are merged in the same way. The result is nil where nothing is left, and else in
-// one form for all that means the same: keys in the order of the file, no spaces, a
-// concurrency that is one number as {"min", "max"}, and a list of policies by itself as
-// {"policies": list}. Which keys and values there may be, Edited says. Each has at most 1MiB.
+// one form for all that means the same: keys in the order of the file, no spaces, and a
+// concurrency that is one number as {"min", "max"}. Which keys and values there may be, Edited says. Each has at most 1MiB.
 func MergeEdit(old, patch []byte) ([]byte, error) {
 	was, err := readDoc(old)
 	if err != nil {
@@ -61,8 +60,6 @@ func readDoc(text []byte) (doc, error) {
 	switch text[0] {
 	case 'n':
 		return doc{}, nil
-	case '[':
-		return doc{"policies": {raw: compact(text)}}, nil
 	case '{':
 		return readObject(text, inDoc)
 	}

@@ -21,8 +21,7 @@ func TestMergeEdit(t *testing.T) {
 	f("null", `{"weight": 2}`, `{"weight":2}`)
 	f(`{"weight":2}`, `{"weight":null}`, "")
 	f(`{"weight":2}`, `{"priority" : "batch", "weight": 3, "policies": [ "5/minute", {"a": null} ]}`, `{"policies":["5/minute",{"a":null}],"weight":3,"priority":"batch"}`)
-	f(`["5/minute"]`, `{"weight": 2}`, `{"policies":["5/minute"],"weight":2}`)
-	f(`{"policies":["5/minute"],"weight":2}`, `["6/minute"]`, `{"policies":["6/minute"],"weight":2}`)
+	f(`{"policies":["5/minute"],"weight":2}`, `{"policies":["6/minute"]}`, `{"policies":["6/minute"],"weight":2}`)
 	f(`{"cache":{"ttl":"1m"},"max_body":1}`, `{"cache":{"stale_if_error":"1h","auto":{"max":"2h","min":"1m"}}}`,
 		`{"cache":{"ttl":"1m","auto":{"min":"1m","max":"2h"},"stale_if_error":"1h"},"max_body":1}`)
 	f(`{"cache":{"ttl":"1m","auto":{"min":"1m","max":"2h"}}}`, `{"cache":{"auto":{"max":"3h"}}}`, `{"cache":{"ttl":"1m","auto":{"min":"1m","max":"3h"}}}`)
@@ -52,6 +51,7 @@ func TestMergeEditOfWhatIsNoDocument(t *testing.T) {
 		}
 	}
 	f("", "5", `want a JSON object, for example {"policies": ["5/minute"]}`)
+	f("", `["5/minute"]`, `want a JSON object, for example {"policies": ["5/minute"]}`)
 	f(`"x"`, "{}", `want a JSON object, for example {"policies": ["5/minute"]}`)
 	f("", "{", "JSON: offset 1: the end: want a member name in quotes")
 	f("", "nul", "JSON: offset 3: the end: want null")

@@ -87,7 +87,7 @@ func TestAnEditChangesWhatItNames(t *testing.T) {
 	f("plan", "pro", `{"policies": ["10/minute", {"quota": 5, "window": "1h", "auto": {"min": 1, "max": 9}}], "priority": "batch"}`,
 		`{"policies":["10/minute",{"name":"pro-2","quota":5,"window":"1h","unit":"requests","by":"caller","burst":5,"algorithm":"token_bucket","auto":{"min":1,"max":9}}],"weight":4,"priority":"batch"}`)
 	f("plan", "default", `{"budget": "0.5 USD per day", "weight": 9}`, `{"policies":["5/minute"],"budget":"0.5 USD/day","weight":9,"priority":"standard"}`)
-	f("plan", "default", ` ["1/second"]`, `{"policies":["1/second"],"weight":1,"priority":"standard"}`)
+	f("plan", "default", ` {"policies": ["1/second"]}`, `{"policies":["1/second"],"weight":1,"priority":"standard"}`)
 	f("plan", "default", `{"policies": []}`, `{"policies":[],"weight":1,"priority":"standard"}`)
 	f("route", "chat", `{"cache": {"ttl": "30m"}, "max_body": "1MiB"}`,
 		`{"policies":["600/minute"],"cache":{"ttl":"30m","auto":{"min":"1m","max":"1h"},"stale_while_revalidate":"0s","stale_if_error":"0s"},"max_body":"1MiB"}`)
@@ -148,6 +148,7 @@ func TestEditsOfNothingAreMistakes(t *testing.T) {
 	f("route", "/", `{}`, "routes./: unknown route: want one of chat, files, GET,POST /*")
 	f("upstream", "x", `null`, "upstreams.x: unknown upstream: want one of llm, other")
 	f("callers", "a", `{}`, `unknown kind "callers": want plan, route or upstream`)
+	f("plan", "pro", `["5/minute"]`, `plans.pro: want a JSON object, for example {"policies": ["5/minute"]}`)
 	f("plan", "pro", `5`, `plans.pro: want a JSON object, for example {"policies": ["5/minute"]}`)
 	f("plan", "pro", `{"weight": 1, "weight": 2}`,
 		`plans.pro: JSON: "/weight": two members of this name: want one`)
@@ -180,16 +181,16 @@ func TestEditsOfPlansThatAreMistakes(t *testing.T) {
 			`plans.pro.policies[1].window: missing: want a duration, for example 1m`)
 	f("plan", "nobodys", `{"weight": 2}`,
 		`plans.nobodys.weight: "2": has no effect: nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token`)
-	f("plan", "nobodys", `["5/minute"]`,
+	f("plan", "nobodys", `{"policies": ["5/minute"]}`,
 		`plans.nobodys.policies: never match: nothing gives a caller this plan: want it in callers.keys, in callers.overrides or, with callers.jwt, in a token`)
-	f("plan", "pro", `[{"quota": 5, "window": "1m", "by": "header:X-User-ID"}, {"quota": 5, "window": "1m", "lease": {"max_excess": "50%"}}]`,
+	f("plan", "pro", `{"policies": [{"quota": 5, "window": "1m", "by": "header:X-User-ID"}, {"quota": 5, "window": "1m", "lease": {"max_excess": "50%"}}]}`,
 		`plans.pro.policies[0].by: "header:X-User-ID": never matches: the field is believed only from callers.trusted_proxies, which is empty, and removed from all other requests`+"\n"+
 			`plans.pro.policies[1].lease: has no effect with store.url memory:, which nothing is asked for over a network: want it with a Redis URL`)
-	f("plan", "pro", `["${HOME}"]`,
+	f("plan", "pro", `{"policies": ["${HOME}"]}`,
 		`plans.pro.policies[0]: "${HOME}": want QUOTA [UNIT] per WINDOW, for example 5/minute, 100 per 1h or 10 per 30s`)
-	f("plan", "pro", "["+strings.Repeat(`"5/minute",`, 32)+`"5/minute"]`,
+	f("plan", "pro", `{"policies": [`+strings.Repeat(`"5/minute",`, 32)+`"5/minute"]}`,
 		`plans.pro.policies: 33 policies: want at most 32`)
-	f("plan", "pro", "["+strings.Repeat(`"5/minute",`, 31)+`"5/minute"]`,
+	f("plan", "pro", `{"policies": [`+strings.Repeat(`"5/minute",`, 31)+`"5/minute"]}`,
 		`plans.pro.policies: 33 policies together with those of route "chat": want at most 32`)
 }
 

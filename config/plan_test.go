@@ -31,7 +31,7 @@ func asInFile(t *testing.T, file, policies string) error {
 func inPlan(t *testing.T, file, plan, policies string) ([]config.Policy, error) {
 	t.Helper()
 	c := parse(t, file)
-	next, err := c.Edited([]config.Edit{{Kind: "plan", Name: plan, Doc: []byte(policies)}})
+	next, err := c.Edited([]config.Edit{{Kind: "plan", Name: plan, Doc: []byte(`{"policies": ` + policies + `}`)}})
 	equal(t, c, parse(t, file))
 	if err != nil {
 		return nil, err

@@ -3,67 +3,10 @@ package config
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
-	"reflect"
 	"strconv"
 
 	"github.com/inferweir/weir/ratelimit"
 )
-
-// ParsePolicies reads a list of policies, in JSON or YAML, each in one of the
-// forms that the file has. Defaults and names are filled in as for the plan or
-// route owner. At most ratelimit.MaxTakes of them.
-//
-// The error, if any, is Mistakes without file and line, whose paths begin with
-// policies[0]. What the rest of a file decides is not looked at, such as whether
-// an upstream says how many tokens it uses: Config.Edited does. ${…} is not
-// replaced: who may send policies may not read the environment by it.
-func ParsePolicies(text []byte, owner string) ([]Policy, error) {
-	policies, k := readPolicies(text, owner)
-	if !k.at[policiesPath] {
-		k.policies(policiesPath, policies)
-	}
-	return k.checked(policies)
-}
-
-// policiesPath is where a list of policies by itself stands in messages.
-const policiesPath = "policies"
-
-// readPolicies decodes a list of policies with their defaults, and checks only
-// how many they are.
-func readPolicies(text []byte, owner string) ([]Policy, *checker) {
-	d := newDecoder("", nil)
-	d.literal = true
-	k := &checker{d}
-	var policies []Policy
-	// JSON may be indented with tabs, which YAML may not.
-	var compact bytes.Buffer
-	if len(text) <= maxFile && json.Compact(&compact, text) == nil {
-		text = compact.Bytes()
-	}
-	if root := parseYAML(text, d.collector, "want a list of policies, for example [5/minute]"); root != nil {
-		list := place{path: policiesPath, pattern: "plans.*." + policiesPath}
-		d.value(list, root, reflect.ValueOf(&policies).Elem())
-		completePolicies(policies, owner)
-		if len(policies) > ratelimit.MaxTakes {
-			k.fail(policiesPath, fmt.Sprintf("%d policies: want at most %d", len(policies), ratelimit.MaxTakes))
-		}
-	}
-	return policies, k
-}
-
-// checked returns the policies, or what is wrong with them. They come from no
-// file, and have no lines.
-func (k *checker) checked(policies []Policy) ([]Policy, error) {
-	mistakes := k.collector.list
-	if len(mistakes) == 0 {
-		return policies, nil
-	}
-	for i := range mistakes {
-		mistakes[i].Line = 0
-	}
-	return nil, mistakes
-}
 
 // policyJSON is the long form of a policy, with the keys of the file.
 type policyJSON struct {
@@ -89,8 +32,8 @@ type autoJSON struct {
 	Max int64 `json:"max"`
 }
 
-// PoliciesJSON gives the policies of a plan or route as a JSON list that
-// ParsePolicies and Config.Edited read back as the same: each in the short form, such as
+// PoliciesJSON gives the policies of a plan or route as a JSON list that Config.Edited
+// reads back as the same: each in the short form, such as
 // "5/minute", where that says everything, and else as an object with the keys of
 // the file.
 func PoliciesJSON(policies []Policy, owner string) []byte {

@@ -13,11 +13,29 @@ import (
 	"github.com/inferweir/weir/ratelimit"
 )
 
-func TestParsePolicies(t *testing.T) {
-	f := func(name, text string, want ...config.Policy) {
+// policies puts a list of policies into the plan pro, as an edit does.
+func policies(list string) ([]config.Policy, error) {
+	c, err := config.Parse("weir.yaml", []byte(`
+store: {url: "redis://10.0.0.3"}
+callers: {keys: [{caller: alice, key: weir_alice, plan: pro}]}
+plans: {pro: {}}
+upstreams: {llm: {targets: ["http://10.0.0.1:8000"], dialect: openai}}
+routes: [{match: {path: /*}, upstream: llm}]
+`), nil)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = c.Edited([]config.Edit{{Kind: "plan", Name: "pro", Doc: []byte(`{"policies": ` + list + `}`)}}); err != nil {
+		return nil, err
+	}
+	return c.Plans["pro"].Policies, nil
+}
+
+func TestPoliciesOfAnEdit(t *testing.T) {
+	f := func(name, list string, want ...config.Policy) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
-			got, err := config.ParsePolicies([]byte(text), "pro")
+			got, err := policies(list)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -28,46 +46,34 @@ func TestParsePolicies(t *testing.T) {
 	daily.Shadow = true
 	leased := defaultPolicy("pro-2", 1000, ratelimit.Month)
 	leased.Lease = &config.Lease{MaxExcess: 0.005}
-	f("reads JSON and fills in names and defaults",
+	f("have defaults and names",
 		`["5/minute", {"name": "daily", "quota": 7, "window": "day", "unit": "tokens", "by": "header:X-Team", "algorithm": "fixed_window", "shadow": true},
 		{"quota": "1000", "window": "month", "lease": {"max_excess": "0.5%"}}, "20 concurrent"]`,
 		defaultPolicy("pro", 5, time.Minute), daily, leased, slots("pro-3", 20))
-	f("reads YAML", "- 5/minute\n- {quota: 9, window: 1h30m}\n", defaultPolicy("pro", 5, time.Minute), defaultPolicy("pro-2", 9, 90*time.Minute))
-	f("reads JSON that is indented with tabs", "[\n\t\"5/minute\"\n]", defaultPolicy("pro", 5, time.Minute))
-	f("reads escapes of JSON", `["5\/minute", {"name": "a\u0026b", "quota": 1, "window": "1s"}]`,
+	f("may be indented with tabs", "[\n\t\"5/minute\"\n]", defaultPolicy("pro", 5, time.Minute))
+	f("may have escapes of JSON", `["5\/minute", {"name": "a\u0026b", "quota": 1, "window": "1s"}]`,
 		defaultPolicy("pro", 5, time.Minute), defaultPolicy("a&b", 1, time.Second))
-	f("replaces no ${…}", `[{"name": "${PATH} $$ ${file:/etc/hostname}", "quota": 1, "window": "1s"}]`,
+	f("replace no ${…}", `[{"name": "${PATH} $$ ${file:/etc/hostname}", "quota": 1, "window": "1s"}]`,
 		defaultPolicy("${PATH} $$ ${file:/etc/hostname}", 1, time.Second))
-	t.Run("reads an empty list", func(t *testing.T) {
-		got, err := config.ParsePolicies([]byte("[]"), "pro")
-		if err != nil || len(got) != 0 {
-			t.Error(got, err)
-		}
-	})
+	f("may be none", "[]", []config.Policy{}...)
 }
 
-func TestParsePoliciesSaysWhatIsWrong(t *testing.T) {
-	many := "[" + strings.Repeat("5/minute, ", ratelimit.MaxTakes+1) + "]"
-	for _, test := range []struct{ name, text, want string }{
-		{"as the file would, without file and line", "[10x, {quota: 5}, {concurrent: 1, unit: tokens}]",
-			`policies[0]: "10x": want QUOTA [UNIT] per WINDOW, for example 5/minute, 100 per 1h or 10 per 30s` + "\n" +
-				"policies[1].window: missing: want a duration, for example 1m\n" +
-				`policies[2].unit: "tokens": has no effect with concurrent, which counts the requests that run at the same time: want one of the two`},
+func TestPoliciesOfAnEditSayWhatIsWrong(t *testing.T) {
+	for _, test := range []struct{ name, list, want string }{
+		{"as the file would, without file and line", `["10x", {"quota": 5}, {"concurrent": 1, "unit": "tokens"}]`,
+			`plans.pro.policies[0]: "10x": want QUOTA [UNIT] per WINDOW, for example 5/minute, 100 per 1h or 10 per 30s` + "\n" +
+				"plans.pro.policies[1].window: missing: want a duration, for example 1m\n" +
+				`plans.pro.policies[2].unit: "tokens": has no effect with concurrent, which counts the requests that run at the same time: want one of the two`},
 		{"of two with one name", `["5/minute", {"name": "pro", "quota": 1, "window": "1s"}]`,
-			`policies[1]: the same name "pro" and unit as policies[0]: want another name`},
-		{"of a bound without the other", `[{quota: 5, window: 1m, auto: {min: 1}}]`, "policies[0].auto.max: missing: want the most that the quota may become, for example 100"},
-		{"of a reference that would be one in the file", "[${WEIR_ADMIN_TOKEN}]",
-			`policies[0]: "${WEIR_ADMIN_TOKEN}": want QUOTA [UNIT] per WINDOW, for example 5/minute, 100 per 1h or 10 per 30s`},
-		{"of a lease that holds nothing", `[{quota: 5, window: 1m, lease: {max_excess: 1%}}]`,
-			`policies[0].lease.max_excess: "1%": would never hold a whole unit: want at least 20% with a quota of 5, or a greater quota`},
-		{"of what is no list", `{"policies": ["5/minute"]}`, "policies: a mapping: want a list"},
-		{"of a word", `"5/minute"`, `policies: "5/minute": want a list`},
-		{"of nothing", "", "want a list of policies, for example [5/minute]"},
-		{"of what is no YAML", "[", "not YAML: sequence end token ']' not found"},
-		{"of too many", many, fmt.Sprintf("policies: %d policies: want at most %d", ratelimit.MaxTakes+1, ratelimit.MaxTakes)},
+			`plans.pro.policies[1]: the same name "pro" and unit as plans.pro.policies[0]: want another name`},
+		{"of a bound without the other", `[{"quota": 5, "window": "1m", "auto": {"min": 1}}]`,
+			"plans.pro.policies[0].auto.max: missing: want the most that the quota may become, for example 100"},
+		{"of a lease that holds nothing", `[{"quota": 5, "window": "1m", "lease": {"max_excess": "1%"}}]`,
+			`plans.pro.policies[0].lease.max_excess: "1%": would never hold a whole unit: want at least 20% with a quota of 5, or a greater quota`},
+		{"of a word", `"5/minute"`, `plans.pro.policies: "5/minute": want a list`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := config.ParsePolicies([]byte(test.text), "pro")
+			got, err := policies(test.list)
 			if err == nil || got != nil || err.Error() != test.want {
 				t.Errorf("got %v, %v\nwant %s", got, err, test.want)
 			}
@@ -132,12 +138,12 @@ func TestPoliciesJSONReadsBackAsTheSame(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, err := config.ParsePolicies(text, "pro")
+		want, err := policies(string(text))
 		if err != nil {
 			t.Skip(err)
 		}
 		printed := config.PoliciesJSON(want, "pro")
-		got, err := config.ParsePolicies(printed, "pro")
+		got, err := policies(string(printed))
 		if err != nil {
 			t.Fatalf("%v in %s", err, printed)
 		}

@@ -141,6 +141,7 @@ func TestRegressionNoKeyIsSentOnToAnotherHost(t *testing.T) {
 }
 
 func TestRegressionLinksAreOfTheSchemeThatAProxySays(t *testing.T) {
+	t.Parallel()
 	for name, of := range map[string]struct{ callers, proto, scheme string }{
 		"https behind a proxy that is trusted":       {"trusted_proxies: [127.0.0.1], ", "https", "https"},
 		"http where a trusted proxy says so":         {"trusted_proxies: [127.0.0.1], ", "http", "http"},

@@ -179,6 +179,7 @@ type hook struct {
 }
 
 func TestAWebhookTellsOfTheEnd(t *testing.T) {
+	t.Parallel()
 	const secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 	got := make(chan hook, 10)
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

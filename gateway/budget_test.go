@@ -45,6 +45,7 @@ func ask(model string, tokens int) string {
 }
 
 func TestBudget(t *testing.T) {
+	t.Parallel()
 	const chat = "/v1/chat/completions"
 	alice := []string{"Authorization", "Bearer weir_alice"}
 	t.Run("is charged with what the model used, for each caller", func(t *testing.T) {
@@ -229,7 +230,7 @@ func TestBudgetOutlivesTheProcess(t *testing.T) {
 // until asks again until it is so, or for too long.
 func until(t *testing.T, so func() bool) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), eventually)
 	defer stop()
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()

@@ -90,7 +90,7 @@ func (q *queue) release(t *testing.T, n int) {
 		select {
 		case g := <-q.arrived:
 			all = append(all, g)
-		case <-time.After(15 * time.Second):
+		case <-time.After(eventually):
 			t.Fatalf("only %d of %d are at the origin: the others wait for them", len(all), n)
 		}
 	}

@@ -430,17 +430,15 @@ func TestWhatIsConfirmedEachTimeMakesNobodyQueue(t *testing.T) {
 		gates.Store(hold)
 		done := make(chan []answer, 1)
 		go func() { done <- atOnce(n, func(i int) answer { return w.as(i, "GET", "/x", "") }) }()
-		w.serves(n)
-		pass(100 * time.Millisecond) // all of them wait by now, or have asked
-		first := calls.Load() - before
+		w.until(func() bool { return calls.Load() == before+n }) // and none has an answer yet
 		hold.open()
 		for _, a := range after(t, "the answers", done) {
 			if !a.is(200, "body") {
 				t.Errorf("%v", a)
 			}
 		}
-		if all := calls.Load() - before; all != first {
-			t.Errorf("wave %d: %d calls for %d clients, and only %d before the first was answered", wave, all, n, first)
+		if all := calls.Load() - before; all != n {
+			t.Errorf("wave %d: %d calls for %d clients", wave, all, n)
 		}
 	}
 }

@@ -31,7 +31,7 @@ type site struct {
 	upstream string // further keys of the upstream, likewise
 	route    string // further keys of the route, likewise
 	top      string // further lines
-	deadline string // of Redis; "" is 2s, which a busy machine keeps
+	deadline string // of Redis; "" is 10s, which a busy machine keeps
 	redis    *storetest.RedisServer
 	dir      string
 }
@@ -47,7 +47,7 @@ func every() []string {
 func (s *site) yaml(target string) string {
 	var b strings.Builder
 	if s.redis != nil {
-		fmt.Fprintf(&b, "store: {url: %q, deadline: %s, on_failure: open}\n", s.redis.URL(), cmp.Or(s.deadline, "2s"))
+		fmt.Fprintf(&b, "store: {url: %q, deadline: %s, on_failure: open}\n", s.redis.URL(), cmp.Or(s.deadline, "10s"))
 	}
 	b.WriteString("callers: {keys: [")
 	for i := range users {
@@ -132,7 +132,7 @@ func launch(t *testing.T, yaml string) *instance {
 		t.Fatalf("%v\n%s", err, yaml)
 	}
 	log := &lines{}
-	g, err := gateway.New(cfg, gateway.Options{Version: "test", Log: log})
+	g, err := gateway.New(unhurried(cfg), gateway.Options{Version: "test", Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,6 +206,16 @@ func (w *instance) serves(n int) {
 	}
 }
 
+// lapsed is the Cache-Status of a with the time to live that it had when something
+// began, of so many seconds.
+func (a answer) lapsed(began time.Time, ttl int) string {
+	status := strings.Join(a.header["Cache-Status"], "|")
+	if what, seconds, ok := strings.Cut(status, "; ttl="); ok {
+		return what + "; ttl=" + countedDown(began, ttl, seconds)
+	}
+	return status
+}
+
 // hit reports whether a came from the cache.
 func (a answer) hit() bool { return strings.HasPrefix(a.header.Get("Cache-Status"), "weir; hit") }
 
@@ -267,6 +277,39 @@ func after[T any](t *testing.T, what string, event <-chan T) (v T) {
 // pass lets time pass where that itself is tested: until something is no longer
 // fresh, for one.
 func pass(d time.Duration) { <-time.After(d) }
+
+// within calls try until it took less than most, and then what try returned, which
+// says what it found: had it taken longer, something else would have been right. try
+// is told the how manieth it is.
+func within(t *testing.T, most time.Duration, try func(i int) (judge func())) {
+	t.Helper()
+	for i := range 20 {
+		began := time.Now()
+		judge := try(i)
+		if time.Since(began) < most {
+			judge()
+			return
+		}
+	}
+	t.Errorf("each of 20 times this machine needed %v", most)
+}
+
+// took is how long f took, without the time in which the machine stood still.
+func took(f func()) time.Duration {
+	took := storetest.Stopwatch()
+	f()
+	return took()
+}
+
+// countedDown gives full for a number of seconds that has counted down from full since
+// something began, and no further.
+func countedDown(began time.Time, full int, seconds string) string {
+	n, err := strconv.Atoi(seconds)
+	if least := full - int(time.Since(began).Seconds()); err == nil && least <= n && n <= full {
+		return strconv.Itoa(full)
+	}
+	return seconds
+}
 
 // say writes a part of an answer and sends it.
 func say(w http.ResponseWriter, part string) {

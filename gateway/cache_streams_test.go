@@ -394,15 +394,29 @@ func TestAStreamIsReplayedAsTheRouteSays(t *testing.T) {
 				if a := w.send("POST", c.path, c.askStream); !a.is(200, want) {
 					t.Fatalf("%v", a)
 				}
-				r := w.open("POST", c.path, c.askStream)
-				came := arrivals(t, r, parts)
-				if !strings.HasPrefix(r.Header.Get("Cache-Status"), "weir; hit") {
-					t.Fatalf("Cache-Status %q", r.Header.Get("Cache-Status"))
-				}
-				for i := range parts[1:] {
-					if gap := came[i+1].Sub(came[i]); replay == "original" && gap < pause/2 || replay == "asap" && gap > pause/2 {
-						t.Errorf("%s: part %d came %v after the one before it, which was %v at first", replay, i+1, gap, pause)
+				// A machine that stands still for as long as a pause shows neither: for one
+				// that does so now and then there is another try, with the same answer.
+				paced := func() (wrong string) {
+					r := w.open("POST", c.path, c.askStream)
+					came := arrivals(t, r, parts)
+					if !strings.HasPrefix(r.Header.Get("Cache-Status"), "weir; hit") {
+						t.Fatalf("Cache-Status %q", r.Header.Get("Cache-Status"))
 					}
+					for i := range parts[1:] {
+						if gap := came[i+1].Sub(came[i]); replay == "original" && gap < pause/2 || replay == "asap" && gap > pause/2 {
+							wrong += fmt.Sprintf("part %d came %v after the one before it, which was %v at first; ", i+1, gap, pause)
+						}
+					}
+					return wrong
+				}
+				wrong := paced()
+				for range 9 {
+					if wrong != "" {
+						wrong = paced()
+					}
+				}
+				if wrong != "" {
+					t.Errorf("%s: each of ten times %s", replay, wrong)
 				}
 			}
 		})
@@ -445,9 +459,7 @@ func TestAReplayEndsWithItsClient(t *testing.T) {
 	r := w.open("POST", c.path, c.askStream)
 	r.sees(c.events[0])
 	r.leave()
-	began := time.Now()
-	w.serves(0)
-	if took := time.Since(began); took > time.Second {
+	if took := took(func() { w.serves(0) }); took > time.Second {
 		t.Errorf("it was replayed to nobody for %v", took)
 	}
 }

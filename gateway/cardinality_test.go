@@ -20,6 +20,7 @@ routes:
 // TestStrangersMakeNoSeries has callers, paths, models, methods and request IDs that all
 // come once: what is told of them must not grow with them.
 func TestStrangersMakeNoSeries(t *testing.T) {
+	t.Parallel()
 	w := start(t, strangers, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = fmt.Fprintf(w, `{"model":%q,"choices":[{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}`,

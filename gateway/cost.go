@@ -97,12 +97,15 @@ const firstGuess = 256
 
 // spent is what the request has used in the end.
 func (x *exchange) spent() amounts {
-	if x.unobtained || !x.called && x.stored == nil {
+	others := x.stored != nil || x.along != nil || x.awaited // the answer was made for somebody else
+	if x.unobtained || !x.called && !others {
 		return amounts{} // or its client left before anything was done
 	}
 	a := amounts{requests: 1, bytes: sum(int64(len(x.body)), sum(x.w.sent, x.offloaded))}
 	answer := x.answer
 	switch {
+	case x.along != nil:
+		answer = x.along.answer
 	case x.stored == nil:
 	case x.chosen.config.Cache.ChargeHits:
 		answer = x.usageOf(x.stored)
@@ -112,23 +115,33 @@ func (x *exchange) spent() amounts {
 	if answer != nil {
 		if o := answer.Outcome(); o.Known {
 			a.input, a.output = o.Usage.Input, o.Usage.Output
-			if x.stored == nil { // a model ran for it
+			if !others { // a model ran for it
 				a.cached = min(max(o.Usage.Cached, 0), a.input)
 				a.money = x.price().of(o.Usage)
 			}
 			return a
 		}
 	}
-	if x.called && !x.failedEarly && (!x.relaying || x.w.status < http.StatusBadRequest) {
-		// The model was asked, and its client left before it said a word, or it
-		// says nothing of what it used: it has read the prompt. An error that
-		// reports no usage has none.
+	if x.hasReadPrompt() {
 		a.input = x.call.Estimate.Input
-		if x.stored == nil {
+		if !others {
 			a.money = x.price().of(weir.Usage{Input: a.input})
 		}
 	}
 	return a
+}
+
+// hasReadPrompt tells of an answer that says nothing of what it used whether its model
+// has read the prompt: it was asked, and its client left before it said a word, or it
+// says no more. An error that reports no usage has none.
+func (x *exchange) hasReadPrompt() bool {
+	switch {
+	case x.along != nil:
+		return x.w.status < http.StatusBadRequest
+	case x.called:
+		return !x.failedEarly && (!x.relaying || x.w.status < http.StatusBadRequest)
+	}
+	return x.awaited
 }
 
 // usageOf reads a stored answer for what it says that it used when it was made.
@@ -136,7 +149,7 @@ func (x *exchange) usageOf(e *cache.Entry) *dialect.Answer {
 	if x.call.Endpoint == "" {
 		return nil
 	}
-	answer := x.call.Answer(e.Status, e.Header)
+	answer := x.call.Answer(e.Status, e.Header.Clone()) // which changes it
 	body := answer.Body(io.NopCloser(bytes.NewReader(e.Body)))
 	_, _ = io.Copy(io.Discard, body) // what cannot be read says nothing
 	_ = body.Close()

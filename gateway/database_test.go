@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/inferweir/weir/config"
 	"github.com/inferweir/weir/database"
 	"github.com/inferweir/weir/gateway"
 	"github.com/inferweir/weir/storetest"
@@ -21,6 +20,7 @@ func onPostgres(t *testing.T, s *storetest.PostgresServer, yaml string, targets 
 }
 
 func TestGatewaysOnOnePostgres(t *testing.T) {
+	t.Parallel()
 	server := storetest.Postgres(t)
 	t.Run("see each other's jobs, results, events and cancellations", func(t *testing.T) { seeEachOthersJobs(t, server) })
 	t.Run("finish the jobs of one that is closed", func(t *testing.T) { finishEachOthersJobs(t, server) })
@@ -110,10 +110,10 @@ func finishEachOthersJobs(t *testing.T, server *storetest.PostgresServer) {
 func takeOverPolicies(t *testing.T, server *storetest.PostgresServer) {
 	yaml := onPostgres(t, server, durable+"plans: {default: {policies: [{name: few, quota: 100, window: 1h}]}}\n", http.HandlerFunc(modelServer))
 	a, b := launch(t, yaml), launch(t, yaml)
-	if !setPolicies(t, a.gateway, "default", []config.Policy{{Name: "few", Quota: 1, Window: time.Hour, Unit: "requests", By: "caller", Algorithm: "fixed_window"}}) {
+	if !setPolicies(t, a.gateway, "default", `[{"name": "few", "quota": 1, "window": "1h", "algorithm": "fixed_window"}]`) {
 		t.Fatal("the database does not keep them")
 	}
-	storetest.Eventually(t, 5*time.Second, "the other has them", func() bool {
+	storetest.Eventually(t, eventually, "the other has them", func() bool {
 		return strings.Contains(b.as(1, "POST", "/v1/chat/completions", chat).header.Get("Ratelimit-Policy"), "q=1;")
 	})
 	for _, g := range []*gateway.Gateway{a.gateway, b.gateway} {
@@ -138,17 +138,18 @@ func refuseRevokedKeys(t *testing.T, server *storetest.PostgresServer) {
 	if got := ask(a); got != 200 {
 		t.Errorf("where it was made: %d", got)
 	}
-	storetest.Eventually(t, 5*time.Second, "the other knows it", func() bool { return ask(b) == 200 })
+	storetest.Eventually(t, eventually, "the other knows it", func() bool { return ask(b) == 200 })
 	if _, err := a.gateway.Database().Keys().Revoke(t.Context(), made.ID, "test"); err != nil {
 		t.Fatal(err)
 	}
 	if got := ask(a); got != 401 {
 		t.Errorf("where it was revoked: %d", got)
 	}
-	storetest.Eventually(t, 5*time.Second, "the other refuses it", func() bool { return ask(b) == 401 })
+	storetest.Eventually(t, eventually, "the other refuses it", func() bool { return ask(b) == 401 })
 }
 
 func TestAPostgresThatIsAway(t *testing.T) {
+	t.Parallel()
 	server := storetest.Postgres(t)
 	yaml := onPostgres(t, server, with(policies("{name: few, quota: 100000, window: 1h, by: caller, algorithm: fixed_window}"), ""), http.HandlerFunc(modelServer))
 	w := launch(t, yaml)
@@ -171,32 +172,29 @@ func TestAPostgresThatIsAway(t *testing.T) {
 			sent, errs := int64(0), 0
 			wg.Go(func() {
 				for ctx.Err() == nil {
-					began := time.Now()
-					a := w.send("POST", "/v1/chat/completions", chat, "X-Api-Key", text)
-					if sent++; a.status != 200 {
-						errs++
-					}
-					slowest = max(slowest, time.Since(began))
+					slowest = max(slowest, took(func() {
+						if a := w.send("POST", "/v1/chat/completions", chat, "X-Api-Key", text); a.status != 200 {
+							errs++
+						}
+					}))
+					sent++
 				}
 			})
 			remained := func() string { return left(w.as(1, "POST", "/v1/chat/completions", chat), "few") }
 			was := remained()
-			began := time.Now()
-			a := w.as(1, "POST", "/v1/chat/completions", chat, "Prefer", "respond-async")
-			if took := time.Since(began); a.status != 503 || a.header.Get("Retry-After") == "" || took > 6*time.Second {
+			var a answer
+			if took := took(func() { a = w.as(1, "POST", "/v1/chat/completions", chat, "Prefer", "respond-async") }); a.status != 503 || a.header.Get("Retry-After") == "" || took > 6*time.Second {
 				t.Errorf("a job: %d %v %s after %v", a.status, a.header, a.body, took)
 			}
-			storetest.Eventually(t, 10*time.Second, "it is known to be away", func() bool { return !w.gateway.Database().Healthy() })
+			storetest.Eventually(t, eventually, "it is known to be away", func() bool { return !w.gateway.Database().Healthy() })
 			for _, path := range []string{"", "/result", "/events"} {
-				began := time.Now()
-				a := w.as(1, "GET", "/jobs/"+before.ID+path, "")
-				if took := time.Since(began); a.status != 503 || a.header.Get("Retry-After") == "" || took > time.Second {
+				if took := took(func() { a = w.as(1, "GET", "/jobs/"+before.ID+path, "") }); a.status != 503 || a.header.Get("Retry-After") == "" || took > time.Second {
 					t.Errorf("%s: %d %v %s after %v", path, a.status, a.header, a.body, took)
 				}
 			}
-			began = time.Now()
-			a = w.as(1, "POST", "/v1/chat/completions", chat, "Prefer", "respond-async", "Idempotency-Key", "k")
-			if took := time.Since(began); a.status != 503 || a.header.Get("Retry-After") == "" || took > time.Second {
+			if took := took(func() {
+				a = w.as(1, "POST", "/v1/chat/completions", chat, "Prefer", "respond-async", "Idempotency-Key", "k")
+			}); a.status != 503 || a.header.Get("Retry-After") == "" || took > time.Second {
 				t.Errorf("a job once that is known: %d %v %s after %v", a.status, a.header, a.body, took)
 			}
 			if is := remained(); atoi(t, was)-atoi(t, is) != 1 {
@@ -223,6 +221,7 @@ func TestAPostgresThatIsAway(t *testing.T) {
 }
 
 func TestAGatewayThatStartsWithoutItsPostgres(t *testing.T) {
+	t.Parallel()
 	server := storetest.Postgres(t)
 	yaml := onPostgres(t, server, durable, http.HandlerFunc(modelServer))
 	first := launch(t, yaml)
@@ -254,6 +253,7 @@ func TestAGatewayThatStartsWithoutItsPostgres(t *testing.T) {
 }
 
 func TestAGatewayWhoseSigningKeyIsInAPostgresThatIsAway(t *testing.T) {
+	t.Parallel()
 	server := storetest.Postgres(t)
 	yaml := onPostgres(t, server, strings.Replace(durable, ", signing_key: 0123456789abcdef0123456789abcdef", "", 1), http.HandlerFunc(modelServer))
 	server.Stop()

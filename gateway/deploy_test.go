@@ -19,7 +19,7 @@ import (
 // everything is a gateway that has a metric of each kind.
 const everything = `
 telemetry: {otlp: {endpoint: "COLLECTOR"}}
-store: {url: "REDIS", deadline: 1s}
+store: {url: "REDIS", deadline: 10s}
 database: {url: "sqlite:DIR/weir.db"}
 blobs: {url: "dir:DIR/blobs", signing_key: 0123456789abcdef0123456789abcdef}
 cache: {tiers: [memory, dir], dir: {path: "DIR/cache"}}
@@ -133,6 +133,7 @@ func deployed(t *testing.T, name string) string {
 // TestDeployAsksForWhatThereIs compares every query of deploy, and the table of metrics
 // in the docs, with the page of a gateway that has all features.
 func TestDeployAsksForWhatThereIs(t *testing.T) {
+	t.Parallel()
 	w := startEverything(t)
 	rec := httptest.NewRecorder()
 	w.gateway.Metrics().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))

@@ -74,7 +74,7 @@ func speaking(dialect string) string { return strings.ReplaceAll(llm, "DIALECT",
 // logged is the last line of the log.
 func (w *weir) logged() map[string]any {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), eventually)
 	defer cancel()
 	if err := w.gateway.Close(ctx); err != nil {
 		w.t.Fatal(err)
@@ -190,6 +190,7 @@ func TestStreamUsageThatWasAskedForStays(t *testing.T) {
 }
 
 func TestACutStreamIsNeverACleanEnd(t *testing.T) {
+	t.Parallel()
 	f := func(dialect, path, request, stream, contentType, event string, output float64) {
 		t.Helper()
 		for _, cut := range []bool{true, false} { // the connection breaks, or ends as if all were well
@@ -231,6 +232,7 @@ func TestACutStreamIsNeverACleanEnd(t *testing.T) {
 }
 
 func TestRefusalsAreInTheRoutesDialect(t *testing.T) {
+	t.Parallel()
 	const yaml = `
 callers: {keys: [{caller: a, key: weir_good, plan: small}]}
 plans: {default: {policies: [100/minute]}, small: {policies: [1 per 30s]}}
@@ -289,6 +291,7 @@ routes:
 }
 
 func TestLimitFieldsAreMerged(t *testing.T) {
+	t.Parallel()
 	f := func(dialect, path string, theirs, want map[string]string) {
 		t.Helper()
 		a := newAPI().says(`{}`)
@@ -385,6 +388,7 @@ routes:
 }
 
 func TestOnlyWholeAnswersOfDialectsAreStored(t *testing.T) {
+	t.Parallel()
 	const request = `{"model":"m","temperature":0,"messages":[{"role":"user","content":"hi"}]}`
 	answer := func(finish string) string {
 		return `{"id":"c","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"` + finish + `"}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}`
@@ -434,12 +438,7 @@ func TestAClientThatLeavesIsChargedForWhatWasMade(t *testing.T) {
 	_ = resp.Body.Close()
 	<-released
 	name := `weir_gateway_tokens_total{kind="output",model="m",route="chat"}`
-	for range 200 {
-		if w.metric(name) != "none" {
-			break
-		}
-		<-time.After(5 * time.Millisecond)
-	}
+	w.until(func() bool { return w.metric(name) != "none" })
 	if got := w.metric(name); got != "5" {
 		t.Errorf("%s is %s, want the 5 that were made", name, got)
 	}

@@ -101,7 +101,7 @@ func (g *Gateway) change(ctx context.Context, key editKey, merge func(now []byte
 		want := intent{by: by, at: g.data.db.Now(), had: had}
 		c, err := g.putOwed(key, &want, func(now []byte, owed bool) ([]byte, error) {
 			if !away && !owed { // what another instance has changed a moment ago is in it
-				now = normal(key.kind, was.Doc)
+				now = was.Doc
 			}
 			return merge(now)
 		})
@@ -244,17 +244,7 @@ func (g *Gateway) Audit(ctx context.Context, n int) ([]Change, error) {
 	}
 	all := make([]Change, len(history))
 	for i, h := range history {
-		before, after := normal(h.Kind, h.Before), normal(h.Kind, h.After)
-		all[i] = Change{Kind: h.Kind, Name: h.Name, Before: before, After: after, Doc: after, Kept: true, By: h.By, At: h.Changed}
+		all[i] = Change{Kind: h.Kind, Name: h.Name, Before: h.Before, After: h.After, Doc: h.After, Kept: true, By: h.By, At: h.Changed}
 	}
 	return all, nil
-}
-
-// normal is a document of the database as an edit has it: earlier versions kept the
-// policies of a plan alone.
-func normal(kind string, doc []byte) []byte {
-	if kind != planKind || len(doc) == 0 || doc[0] != '[' {
-		return doc
-	}
-	return slices.Concat([]byte(`{"policies":`), doc, []byte(`}`))
 }

@@ -58,6 +58,8 @@ type exchange struct {
 
 	look       *cache.Lookup // nil: the route has no cache
 	stored     *cache.Entry  // the answer, where the cache had it
+	along      *along        // a running one that is charged for; nil: it reads none
+	awaited    bool          // it left while it waited for a call that was made
 	refreshing bool          // a stale answer, in the background
 	run        *run          // of a job; nil: a client waits
 	jobID      string        // of the job that it is, or became

@@ -87,9 +87,18 @@ func (e *explainer) take(takes []ratelimit.Take) error {
 	if p == nil {
 		p = &weir.Problem{Status: http.StatusTooManyRequests, Detail: "The store of quotas refused without a reason."}
 	}
-	d.Outcome, d.Reason = "denied", p.Detail+away
+	d.Outcome, d.Reason = "denied", p.Detail+rounded(p.RetryAfter)+away
 	e.say(d)
 	return p
+}
+
+// rounded says of a short wait how long it is, where a client is told of whole seconds.
+func rounded(wait time.Duration) string {
+	wait = wait.Round(time.Millisecond)
+	if wait <= 0 || wait > 10*time.Second || wait%time.Second == 0 {
+		return ""
+	}
+	return " There is room in " + short(wait) + ": Retry-After is in whole seconds, rounded up, and at least 1 second."
 }
 
 // peek shows what is left of the policies for an answer that takes nothing.

@@ -44,7 +44,7 @@ func startExplained(t *testing.T) *explainedWeir {
 		t.Fatal(err)
 	}
 	lines := make(lineWriter, 1<<12) // more than a test makes
-	g, err := gateway.New(cfg, gateway.Options{Version: "test", Log: lines})
+	g, err := gateway.New(unhurried(cfg), gateway.Options{Version: "test", Log: lines})
 	if err != nil {
 		t.Fatal(err)
 	}

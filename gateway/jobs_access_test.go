@@ -127,6 +127,7 @@ func TestTheEventsOfAJob(t *testing.T) {
 }
 
 func TestEventsOfAnAttemptThatFails(t *testing.T) {
+	t.Parallel()
 	d := newDesk()
 	w := keep(t, durable, d)
 	j := w.handIn(1, "/s", `{"stream":true}`)
@@ -166,13 +167,12 @@ func TestCancellingAJob(t *testing.T) {
 	w := keep(t, with("", "concurrency: 1"), d)
 	running := w.handIn(1, "/running", "{}")
 	v := d.next(t)
-	began := time.Now()
-	if a := w.as(1, "DELETE", "/jobs/"+running.ID, ""); a.status != 202 && a.status != 200 {
-		t.Errorf("running: %d %s", a.status, a.body)
-	}
-	v.leaves()
-	if took := time.Since(began); took > 2*time.Second { // much of it is a busy machine's
+	var a answer
+	if took := took(func() { a = w.as(1, "DELETE", "/jobs/"+running.ID, ""); v.leaves() }); took > 2*time.Second { // much of it is a busy machine's
 		t.Errorf("the upstream was left after %v", took)
+	}
+	if a.status != 202 && a.status != 200 {
+		t.Errorf("running: %d %s", a.status, a.body)
 	}
 	w.becomes(1, running.ID, "cancelled")
 	if r := w.result(1, running.ID); r.status != 409 {

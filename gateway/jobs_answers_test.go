@@ -64,6 +64,7 @@ func lasting(h http.Header) http.Header {
 const streamedChat = `{"model":"m","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hello"}]}`
 
 func TestAJobsResultIsTheDirectAnswer(t *testing.T) {
+	t.Parallel()
 	w := keep(t, durable, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Set-Cookie", "session=of-the-model")
 		modelServer(w, r)
@@ -111,6 +112,7 @@ func TestAJobsResultIsTheDirectAnswer(t *testing.T) {
 }
 
 func TestWhoAnswersLater(t *testing.T) {
+	t.Parallel()
 	yaml := strings.Replace(durable, "routes: [", `routes: [
   {name: never, match: {path: /never}, upstream: u}, {name: always, match: {path: /always}, upstream: u, respond_async: always}, `, 1)
 	w := keep(t, yaml, http.HandlerFunc(modelServer))
@@ -167,6 +169,7 @@ func TestWhoAnswersLater(t *testing.T) {
 }
 
 func TestAnAnswerThatTakesLongerThanItsClientWaits(t *testing.T) {
+	t.Parallel()
 	d := newDesk()
 	w := keep(t, durable, d)
 	a := w.as(1, "POST", "/x", "{}", "Prefer", "respond-async, wait=1")

@@ -15,6 +15,7 @@ import (
 const dear = `{"model":"m","max_tokens":5000,"messages":[{"role":"user","content":"hello"}]}`
 
 func TestAJobThatAnotherProcessEnds(t *testing.T) {
+	t.Parallel()
 	yaml := with(policies("{name: tok, quota: 10000, window: year, unit: tokens, by: caller, algorithm: fixed_window}"), "")
 	t.Run("charges what it used where it ran, which has nothing to give back", func(t *testing.T) {
 		yaml := onPostgres(t, storetest.Postgres(t), yaml, http.HandlerFunc(modelServer))
@@ -129,6 +130,7 @@ func TestTooManyStreamsOfEvents(t *testing.T) {
 }
 
 func TestAPostgresThatGoesWhileAJobRuns(t *testing.T) {
+	t.Parallel()
 	server, d := storetest.Postgres(t), newDesk()
 	w := launch(t, onPostgres(t, server, durable, d))
 	j := w.handIn(1, "/s", `{"stream":true}`)
@@ -154,6 +156,7 @@ func TestAPostgresThatGoesWhileAJobRuns(t *testing.T) {
 }
 
 func TestNoAcknowledgedJobIsLost(t *testing.T) {
+	t.Parallel()
 	server := storetest.Postgres(t)
 	var calls atomic.Int64
 	w := launch(t, onPostgres(t, server, durable, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -95,6 +95,7 @@ func TestJobsDoNotStarve(t *testing.T) {
 }
 
 func TestAJobThatFails(t *testing.T) {
+	t.Parallel()
 	var calls atomic.Int64
 	yaml := strings.Replace(with(policies("{name: few, quota: 100, window: 1h, by: caller, algorithm: fixed_window}"), ""), "\nroutes", "\njobs: {attempts: 2}\nroutes", 1)
 	var broken atomic.Bool
@@ -143,7 +144,7 @@ func TestAJobThatFails(t *testing.T) {
 	if u := w.used("key:u1"); u.Requests != 1+int64(strings.Count(w.log.String(), `"status":400`)) || u.Input != 7 || u.Output != 3 {
 		t.Errorf("the ledger: %+v", u)
 	}
-	storetest.Eventually(t, 10*time.Second, "the third attempt is charged, once", func() bool { return w.remains(1, "few") == "97" })
+	storetest.Eventually(t, eventually, "the third attempt is charged, once", func() bool { return w.remains(1, "few") == "97" })
 }
 
 func TestAJobsRequestThatNoWaitingHelps(t *testing.T) {
@@ -189,6 +190,7 @@ func TestJobsOutliveTheirGateway(t *testing.T) {
 }
 
 func TestManyJobsLeaveWhoIsThereAlone(t *testing.T) {
+	t.Parallel()
 	w := keep(t, with("", "concurrency: 2, queue: {max: 64, max_wait: 1h, keepalive_after: 0s}"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(2 * time.Millisecond):

@@ -53,6 +53,7 @@ func TestRegressionFinishingJobsWaitsForNoDirectCall(t *testing.T) {
 }
 
 func TestRegressionJobsWithoutASlotAreNotClaimedAgainAndAgain(t *testing.T) {
+	t.Parallel()
 	d := newDesk()
 	w := keep(t, with(policies("{name: one, concurrent: 1, by: caller}"), ""), d)
 	begin := time.Now()
@@ -64,6 +65,7 @@ func TestRegressionJobsWithoutASlotAreNotClaimedAgainAndAgain(t *testing.T) {
 		return a
 	})
 	v := d.next(t)
+	w.until(func() bool { return strings.Count(w.log.String(), `"status":202`) == 60 }) // a moment after the answers
 	vain := func() float64 { return w.total("weir_job_events_total", `event="given_back"`) }
 	logged := strings.Count(w.log.String(), "\n")
 	storetest.Eventually(t, eventually, "a second has passed in which jobs could be claimed in vain", func() bool {
@@ -88,6 +90,7 @@ func TestRegressionJobsWithoutASlotAreNotClaimedAgainAndAgain(t *testing.T) {
 }
 
 func TestRegressionEqualJobsLeaveRoomForOthers(t *testing.T) {
+	t.Parallel()
 	d := newDesk()
 	w := keep(t, with(remembers, "concurrency: 8, queue: {max: 64, max_wait: 1h, keepalive_after: 0s}"), d)
 	var ids []string
@@ -115,6 +118,7 @@ func TestRegressionEqualJobsLeaveRoomForOthers(t *testing.T) {
 }
 
 func TestRegressionARetryOfTheOperatorSettlesNothingTwice(t *testing.T) {
+	t.Parallel()
 	yaml := strings.Replace(with(policies("{name: few, quota: 10, window: year, by: caller, algorithm: fixed_window}, {name: tok, quota: 10000, window: year, unit: tokens, by: caller, algorithm: fixed_window}"), ""), "\nroutes", "\njobs: {attempts: 1}\nroutes", 1)
 	var broken atomic.Bool
 	w := keep(t, yaml, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -155,6 +159,7 @@ func TestRegressionARetryOfTheOperatorSettlesNothingTwice(t *testing.T) {
 }
 
 func TestRegressionADirectCallDoesNotWaitAsAJobDoes(t *testing.T) {
+	t.Parallel()
 	d := newDesk()
 	w := keep(t, with(remembers, onePlace), d)
 	busy := w.later("POST", "/busy", "{}", of(2)...)
@@ -192,6 +197,7 @@ func TestRegressionADirectCallDoesNotWaitAsAJobDoes(t *testing.T) {
 }
 
 func TestRegressionWhoWaitsForAJobIsToldOfItBeforeTheEnd(t *testing.T) {
+	t.Parallel()
 	d := newDesk()
 	w := keep(t, durable, d)
 	q := w.later("POST", "/x", "{}", append(of(1), "Prefer", "respond-async, wait=600")...)
@@ -212,6 +218,7 @@ func TestRegressionWhoWaitsForAJobIsToldOfItBeforeTheEnd(t *testing.T) {
 }
 
 func TestRegressionJobsAndDirectCallsEndWithoutEachOther(t *testing.T) {
+	t.Parallel()
 	for name, jobFirst := range map[string]bool{"a job that is cancelled": true, "a client that leaves": false} {
 		t.Run(name+" does not end the same call of another", func(t *testing.T) {
 			d := newDesk()
@@ -247,6 +254,7 @@ func TestRegressionJobsAndDirectCallsEndWithoutEachOther(t *testing.T) {
 }
 
 func TestRegressionAnIdempotencyKeyGoesBeforeTheCache(t *testing.T) {
+	t.Parallel()
 	var calls atomic.Int64
 	w := keep(t, with(remembers, ""), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
@@ -275,6 +283,7 @@ func TestRegressionAnIdempotencyKeyGoesBeforeTheCache(t *testing.T) {
 }
 
 func TestRegressionAnEmptyAnswerIsOne(t *testing.T) {
+	t.Parallel()
 	yaml := strings.Replace(with("cache: {mode: http}", ""), "\nroutes", "\njobs: {attempts: 1}\nroutes", 1)
 	w := keep(t, yaml, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Kept", "yes")
@@ -307,6 +316,7 @@ func TestRegressionAnEmptyAnswerIsOne(t *testing.T) {
 }
 
 func TestRegressionOnlyRequestsForSomethingBecomeJobs(t *testing.T) {
+	t.Parallel()
 	w := keep(t, strings.Replace(with("", ""), "respond_async: allowed", "respond_async: always", 1), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Method", r.Method)
 	}))
@@ -327,6 +337,7 @@ func TestRegressionOnlyRequestsForSomethingBecomeJobs(t *testing.T) {
 }
 
 func TestRegressionAtMostAHundredOfACallerAreWaitedFor(t *testing.T) {
+	t.Parallel()
 	g := newGate()
 	defer g.open()
 	w := keep(t, with("", "concurrency: 128"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -73,7 +73,7 @@ func launchAs(t *testing.T, yaml string, change func(*config.Config)) *instance 
 	}
 	change(cfg)
 	log := &lines{}
-	g, err := gateway.New(cfg, gateway.Options{Version: "test", Log: log})
+	g, err := gateway.New(unhurried(cfg), gateway.Options{Version: "test", Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

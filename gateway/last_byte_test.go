@@ -27,6 +27,7 @@ func readToDone(body io.Reader) {
 
 // A lone client that comes again at the end of its answer: its refund is there.
 func TestALoneClientFindsWhatItDidNotUse(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"json 200 KiB with length", "json 100 bytes", "stream to [DONE]"} {
 		w := start(t, `
 plans: {default: {policies: [{name: t, quota: 1000000, burst: 1000, unit: tokens, window: 1h}]}}
@@ -127,7 +128,7 @@ routes: [{match: {path: /*}, upstream: u}]
 func TestAShareKnowsWhatWasGivenBack(t *testing.T) {
 	redis := storetest.Redis(t)
 	w := start(t, strings.ReplaceAll(`
-store: {url: "REDIS", on_failure: local, deadline: 1s}
+store: {url: "REDIS", on_failure: local, deadline: 10s}
 plans: {default: {policies: [{name: t, quota: 100000, unit: tokens, window: 1h}]}}
 upstreams: {llm: {targets: ["%s"], dialect: openai}}
 routes: [{match: {path: /*}, upstream: llm}]

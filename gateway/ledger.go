@@ -50,9 +50,9 @@ func (x *exchange) record(used amounts) {
 	if db == nil || x.chosen == nil || x.caller.ID == "" || x.isHandedIn() || x.isBrokenOff() {
 		return
 	}
-	hit := x.stored != nil
+	hit := x.served
 	e := database.Entry{Time: time.Now(), Caller: x.caller.ID, Route: x.chosen.name}
-	if !hit { // or they are those of the request that the answer was made for
+	if !hit && !x.awaited { // or they are those of the request that the answer was made for
 		e.Input, e.Cached, e.Output, e.Cost = used.input, used.cached, used.output, used.money
 	}
 	refused, failed := x.verdict()

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -12,7 +14,7 @@ import (
 	"github.com/inferweir/weir/telemetry"
 )
 
-// lookUp answers from the cache, which costs nothing.
+// lookUp answers from the cache, which costs nothing but where hits are charged.
 func (x *exchange) lookUp() (answered bool, err error) {
 	if x.chosen.cache == nil {
 		return false, nil
@@ -85,7 +87,14 @@ func (x *exchange) convert() bool {
 func (x *exchange) serveStored() {
 	x.stored, x.served = x.look.Entry, true
 	x.peek()
-	if err := x.look.Serve(x.w, x.r); err != nil {
+	if x.stored == nil && x.reserved {
+		x.along = &along{exchange: x}
+	}
+	err := x.look.Serve(x.w, x.r)
+	if x.along != nil {
+		x.along.end(cmp.Or(err, io.EOF))
+	}
+	if err != nil {
 		x.err = err
 		// The client must not take what it has for the whole answer.
 		panic(http.ErrAbortHandler)
@@ -93,8 +102,8 @@ func (x *exchange) serveStored() {
 }
 
 // join waits for an identical request that is running, and answers with its
-// answer, which costs nothing. Otherwise others may wait for this one, unless it may
-// be broken off: they have more time.
+// answer, which costs nothing but where hits are charged. Otherwise others may wait for
+// this one, unless it may be broken off: they have more time.
 func (x *exchange) join() (answered bool, err error) {
 	begin := time.Now()
 	if x.waits.whole > 0 {
@@ -106,6 +115,7 @@ func (x *exchange) join() (answered bool, err error) {
 	if answered && err == nil {
 		x.serveStored()
 	}
+	x.awaited = err != nil && x.r.Context().Err() != nil && x.look.Called()
 	if refusal, ok := errors.AsType[*admission.Refusal](err); ok {
 		err = x.refusedToo(refusal.Reason)
 	}

@@ -113,6 +113,7 @@ func TestDollars(t *testing.T) {
 
 // The windows that budgets are charged for at the start are those that are counted.
 func TestWindowStart(t *testing.T) {
+	t.Parallel()
 	windows := []time.Duration{time.Minute, time.Hour, 90 * time.Minute, 24 * time.Hour, 7 * 24 * time.Hour, 10 * 24 * time.Hour, ratelimit.Month, ratelimit.Year}
 	ends := func(t *rapid.T, window time.Duration, at time.Time) time.Time {
 		p, err := ratelimit.Policy{Name: "b", Quota: 10, Window: window, Algorithm: ratelimit.FixedWindow}.Prepare()

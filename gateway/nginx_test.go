@@ -41,7 +41,7 @@ func running(t *testing.T, c *exec.Cmd) {
 	}
 	t.Cleanup(func() {
 		_ = c.Process.Signal(syscall.SIGTERM)
-		kill := time.AfterFunc(10*time.Second, func() { _ = c.Process.Kill() })
+		kill := time.AfterFunc(eventually, func() { _ = c.Process.Kill() })
 		defer kill.Stop()
 		if err := c.Wait(); err != nil || t.Failed() {
 			t.Logf("%s: %v\n%s", c.Path, err, &said)
@@ -141,13 +141,17 @@ func known(a answer) (all [4]string) {
 }
 
 func TestNginx(t *testing.T) {
+	t.Parallel()
 	t.Run("admits as many as there are, and refuses with the time to come back", func(t *testing.T) {
 		d, app := startDecider(t, decides, nil), startApp(t)
 		w := behind(d, nginx(t, d.address, app.address()))
 		var got []any
+		began := time.Now()
 		for range 3 {
 			a := w.send("GET", "/app/x?q=1", "")
-			got = append(got, a.status, known(a))
+			all := known(a)
+			all[2] = countedDown(began, 30, all[2])
+			got = append(got, a.status, all)
 		}
 		same(t, got, []any{
 			200, [4]string{`"default";r=1`, `"default";q=2;w=60`, "", "GET /app/x?q=1 0"},

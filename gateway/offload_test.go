@@ -83,6 +83,7 @@ func pattern(n int) string { return strings.Repeat("0123456789abcdef", n/16+1)[:
 const offloadOver = 100 << 10
 
 func TestLargeAnswersAreLinks(t *testing.T) {
+	t.Parallel()
 	w := keep(t, with("offload_over: 100KiB, "+policies("{name: bytes, quota: 1073741824, window: 1h, unit: bytes, by: caller, algorithm: fixed_window}"), ""), http.HandlerFunc(large))
 	for name, how := range map[string]string{"with a length": "&whole", "in parts": ""} {
 		for _, n := range []int{0, 1, offloadOver - 1, offloadOver} {
@@ -172,6 +173,7 @@ func TestOffloadingBesideACache(t *testing.T) {
 }
 
 func TestLargeResultsOfJobs(t *testing.T) {
+	t.Parallel()
 	yaml := strings.Replace(with("offload_over: 100KiB", ""), "routes: [", "routes: [{name: whole, match: {path: /whole}, upstream: u, respond_async: allowed}, ", 1)
 	w := keep(t, yaml, http.HandlerFunc(large))
 	for to, linked := range map[string]bool{"/x?n=300000": true, "/whole?n=300000": false, "/x?n=80000": false, "/x?n=102400": false, "/x?n=102401": true} {

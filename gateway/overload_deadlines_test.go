@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -41,6 +42,54 @@ func TestAQueuedRequestWaitsNoLongerThanItsClient(t *testing.T) {
 	}
 }
 
+// timely is a request that is at the upstream before its time is over.
+type timely struct {
+	*request
+	visit *visit
+	limit time.Duration // of its client
+}
+
+// reaches asks with ever longer limits, until a request is at the upstream, and has its
+// first words where there are some, before its time is over: on a machine that is not
+// busy that is the first.
+func (w *instance) reaches(d *desk, limit time.Duration, words string, ask func(limit time.Duration) *request) timely {
+	w.t.Helper()
+	for ; limit < eventually; limit *= 2 {
+		q := ask(limit)
+		select {
+		case v := <-d.visits:
+			if v.t = w.t; words == "" || v.begins(words) {
+				return timely{q, v, limit}
+			}
+			after(w.t, "the end of a call whose time was over too early", v.over)
+			q.got()
+		case <-q.answer:
+			select {
+			case v := <-d.visits:
+				after(w.t, "the end of a call whose time was over too early", v.over)
+			default:
+			}
+		}
+	}
+	w.t.Fatal("no request reached the upstream in its time")
+	return timely{}
+}
+
+// begins begins a stream of events, and reports whether the call still ran.
+func (v *visit) begins(part string) bool {
+	s := step{func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		say(w, part)
+	}, make(chan struct{})}
+	select {
+	case v.steps <- s:
+		<-s.done
+		return true
+	case <-v.over:
+		return false
+	}
+}
+
 func TestACallEndsWithItsClientsTimeout(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{"a stream": streamed, "a whole answer": strings.Replace(streamed, "true", "false", 1)} {
@@ -48,12 +97,13 @@ func TestACallEndsWithItsClientsTimeout(t *testing.T) {
 			t.Parallel()
 			d := newDesk()
 			w := before(t, strings.ReplaceAll(narrow, "DIALECT", "openai"), d)
-			q := w.later("POST", chats, body, "X-Request-Timeout", "300ms")
-			v := d.next(t)
+			q := w.reaches(d, 300*time.Millisecond, "", func(limit time.Duration) *request {
+				return w.later("POST", chats, body, "X-Request-Timeout", limit.String())
+			})
 			if a := q.got(); a.status != 504 || !isOpenAIError(a) {
 				t.Error(a)
 			}
-			v.leaves()
+			q.visit.leaves()
 			w.isIdle()
 		})
 	}
@@ -69,11 +119,11 @@ func TestAStreamIsCutAtItsClientsTimeout(t *testing.T) {
 			t.Parallel()
 			d := newDesk()
 			w := before(t, strings.ReplaceAll(narrow, "DIALECT", dialect), d)
-			q := w.later("POST", c.path, c.body, "X-Request-Timeout", "500ms")
-			v := d.next(t)
-			v.streams(c.begin)
+			q := w.reaches(d, 500*time.Millisecond, c.begin, func(limit time.Duration) *request {
+				return w.later("POST", c.path, c.body, "X-Request-Timeout", limit.String())
+			})
 			a := q.got()
-			v.leaves()
+			q.visit.leaves()
 			if rest, ok := strings.CutPrefix(a.body, c.begin); a.status != 200 || !ok || !strings.HasPrefix(rest, c.event) || a.err != nil {
 				t.Error(a)
 			}
@@ -92,20 +142,22 @@ const (
 // What SDKs say of their own timeouts is about the beginning of an answer.
 func TestWhatLimitsTheWaitDoesNotLimitTheAnswer(t *testing.T) {
 	t.Parallel()
-	for name, fields := range map[string][]string{
-		"X-Stainless-Timeout": {"X-Stainless-Timeout", "0.3"},
-		"Prefer":              {"Prefer", "wait=1"},
+	for name, c := range map[string]struct {
+		limit time.Duration
+		text  string
+	}{
+		"X-Stainless-Timeout": {300 * time.Millisecond, "%v"},
+		"Prefer":              {time.Second, "wait=%v"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			limit := map[string]time.Duration{"X-Stainless-Timeout": 300 * time.Millisecond, "Prefer": time.Second}[name]
 			d := newDesk()
 			w := before(t, strings.ReplaceAll(narrow, "DIALECT", "openai"), d)
-			q := w.later("POST", chats, streamed, fields...)
-			v := d.next(t)
-			v.streams(firstEvent)
-			pass(limit + 100*time.Millisecond)
-			v.ends(nextEvent + lastEvents)
+			q := w.reaches(d, c.limit, firstEvent, func(limit time.Duration) *request {
+				return w.later("POST", chats, streamed, name, fmt.Sprintf(c.text, limit.Seconds()))
+			})
+			pass(q.limit + 100*time.Millisecond)
+			q.visit.ends(nextEvent + lastEvents)
 			if a := q.got(); !a.is(200, firstEvent+nextEvent+lastEvents) {
 				t.Error(a)
 			}
@@ -167,8 +219,11 @@ func TestNobodyIsCutByAnothersTimeout(t *testing.T) {
 				}
 			}}
 			w := site{upstream: ", dialect: openai, concurrency: 4"}.start(t, u)
-			hasty := w.later("POST", chats, body, "X-Request-Timeout", "700ms")
-			w.until(func() bool { return u.calls.Load() == 1 })
+			var hasty *request
+			for limit := 700 * time.Millisecond; u.calls.Load() == 0; limit *= 2 { // the first, on a machine that is not busy
+				hasty = w.later("POST", chats, body, "X-Request-Timeout", limit.String())
+				w.until(func() bool { return u.calls.Load() == 1 || len(hasty.answer) > 0 })
+			}
 			patient := w.later("POST", chats, body)
 			if a := hasty.got(); !strings.Contains(a.body, "time ran out") {
 				t.Errorf("the one with a timeout: %v", a)
@@ -182,15 +237,18 @@ func TestNobodyIsCutByAnothersTimeout(t *testing.T) {
 	}
 	t.Run("in the queue", func(t *testing.T) {
 		t.Parallel()
-		for _, fields := range [][]string{{"X-Stainless-Timeout", "0.5"}, {"Prefer", "wait=1"}, {"X-Request-Timeout", "500ms"}} {
+		for name, text := range map[string]string{"X-Stainless-Timeout": "%v", "Prefer": "wait=%v", "X-Request-Timeout": "%vs"} {
 			d := newDesk()
 			w := site{upstream: ", dialect: openai, concurrency: 1, queue: {max_wait: 1h, keepalive_after: 0s}"}.start(t, d)
 			first := w.later("GET", "/", "")
 			running := d.next(t)
-			hasty := w.later("POST", chats, streamed, fields...)
-			w.waits(1)
+			var hasty *request
+			for seconds := 1; hasty == nil || len(hasty.answer) > 0; seconds *= 2 { // the first, on a machine that is not busy
+				hasty = w.later("POST", chats, streamed, name, fmt.Sprintf(text, seconds))
+				w.until(func() bool { return w.total("weir_admission_waiting") == 1 || len(hasty.answer) > 0 })
+			}
 			patient := w.later("POST", chats, streamed)
-			w.serves(3)
+			w.until(func() bool { return w.total("weir_gateway_requests_in_flight") == 3 || len(hasty.answer) > 0 })
 			if a := hasty.got(); a.status != 503 && a.status != 504 {
 				t.Errorf("the one with a timeout: %v", a)
 			}
@@ -201,7 +259,7 @@ func TestNobodyIsCutByAnothersTimeout(t *testing.T) {
 			v.streams(firstEvent)
 			v.ends(lastEvents)
 			if a := patient.got(); !a.is(200, firstEvent+lastEvents) {
-				t.Errorf("%v: the other: %v", fields, a)
+				t.Errorf("%s: the other: %v", name, a)
 			}
 			w.isIdle()
 		}

@@ -31,7 +31,7 @@ func TestTwoInstancesTogetherKeepOneLimit(t *testing.T) {
 	t.Cleanup(origin.Close)
 	redis := storetest.Redis(t)
 	yaml := fmt.Sprintf(`
-store: {url: %q, deadline: 2s, on_failure: open}
+store: {url: %q, deadline: 10s, on_failure: open}
 upstreams: {u: {targets: [%q], concurrency: %d, queue: {max_wait: 1h}}}
 routes: [{name: all, match: {path: /*}, upstream: u}]
 `, redis.URL(), origin.URL, limit)

@@ -111,7 +111,7 @@ func TestCallersShareByWeight(t *testing.T) {
 		}
 		w.isIdle()
 		for _, plan := range []string{"heavy", "first"} {
-			setPolicies(t, w.gateway, plan, policiesOf(t, "1000/minute"))
+			setPolicies(t, w.gateway, plan, policiesOf("1000/minute"))
 			if p := w.gateway.Config().Plans[plan]; plan == "heavy" && p.Weight != 3 || plan == "first" && p.Priority != "critical" {
 				t.Errorf("%s is now %+v", plan, p)
 			}
@@ -123,7 +123,7 @@ func TestChangedPoliciesKeepAPlansPriority(t *testing.T) {
 	t.Parallel()
 	d := newDesk()
 	w := before(t, plans, d)
-	setPolicies(t, w.gateway, "first", policiesOf(t, "1000/minute"))
+	setPolicies(t, w.gateway, "first", policiesOf("1000/minute"))
 	w.later("GET", "/", "")
 	running := d.next(t)
 	w.queued([]string{"X-Api-Key", "weir_s"}, "/s")

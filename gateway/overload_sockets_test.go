@@ -282,7 +282,7 @@ func TestASocketOutlivesTheDeadlineOfAnAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := gateway.New(cfg, gateway.Options{})
+	g, err := gateway.New(unhurried(cfg), gateway.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -106,7 +106,7 @@ func TestARefusalOfAStreamThatWaitedIsAnEvent(t *testing.T) {
 		t.Run(c.path, func(t *testing.T) {
 			t.Parallel()
 			d := newDesk()
-			w := before(t, c.yaml("max_wait: 400ms"), d)
+			w := before(t, c.yaml("max_wait: 4s"), d)
 			before := w.left("/look", "t")
 			running, r := w.waiting(t, d, c)
 			a := r.rest()
@@ -235,7 +235,7 @@ func TestFollowersOfAStreamThatWaits(t *testing.T) {
 			d := newDesk()
 			limits := "max_wait: 1h"
 			if fails {
-				limits = "max_wait: 1500ms"
+				limits = "max_wait: 4s"
 			}
 			w := before(t, c.yaml(limits), d)
 			running, r := w.waiting(t, d, c)

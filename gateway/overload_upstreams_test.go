@@ -139,10 +139,10 @@ func TestRequestsWaitForATargetThatAskedForTime(t *testing.T) {
 	t.Parallel()
 	busy := asksForTime(1)
 	w := pool(t, "queue: {max_wait: 1m}, concurrency: 4", serving(t, busy))
+	begin := time.Now()
 	if a := w.send("POST", "/x", "{}"); a.status != 503 || a.header.Get("Retry-After") == "" {
 		t.Fatalf("%v %v", a.header, a)
 	}
-	begin := time.Now()
 	for _, a := range atOnce(3, func(int) answer { return w.send("POST", "/x", "{}") }) {
 		if !a.is(200, "fine") {
 			t.Error(a)
@@ -302,7 +302,7 @@ func TestTheRestOfThePoolCarriesOn(t *testing.T) {
 	}
 	var healthy, doomed, paused atomic.Int64
 	dies := httptest.NewServer(working(&doomed, false))
-	w := pool(t, "balance: round_robin, concurrency: 4, breaker: {failures: 2, open_for: 1h}, timeouts: {first_byte: 2s}, queue: {max_wait: 1h, keepalive_after: 0s}",
+	w := pool(t, "balance: round_robin, concurrency: 4, breaker: {failures: 2, open_for: 1h}, timeouts: {first_byte: 6s}, queue: {max_wait: 1h, keepalive_after: 0s}",
 		serving(t, working(&healthy, false)), dies.URL, serving(t, working(&paused, true)))
 	var sent, good, bad atomic.Int64
 	event := newGate() // the two have failed

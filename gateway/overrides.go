@@ -101,7 +101,7 @@ func (g *Gateway) adopt(found map[editKey]database.Override, owed map[editKey]in
 	}
 	for key, o := range found {
 		if _, owes := owed[key]; !owes {
-			edits[key] = edit{normal(key.kind, o.Doc), o.By, o.Changed}
+			edits[key] = edit{o.Doc, o.By, o.Changed}
 		}
 	}
 	before := l.edits

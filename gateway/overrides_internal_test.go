@@ -65,6 +65,7 @@ func policyEdit(plan, text string) config.Edit {
 }
 
 func TestKeptPolicies(t *testing.T) {
+	t.Parallel()
 	gone, leave := context.WithCancel(context.Background())
 	leave()
 	set := func(t *testing.T, g *Gateway, ctx context.Context, text string) {
@@ -164,7 +165,7 @@ func TestKeptPolicies(t *testing.T) {
 	})
 	t.Run("that do not fit are left out, and say why", func(t *testing.T) {
 		g := keepers(t, 1)
-		if err := g[0].Database().Overrides().Set(t.Context(), planKind, "default", []byte(`["bogus"]`), "test"); err != nil {
+		if err := g[0].Database().Overrides().Set(t.Context(), planKind, "default", []byte(`{"policies":["bogus"]}`), "test"); err != nil {
 			t.Fatal(err)
 		}
 		g[0].follow(t.Context())

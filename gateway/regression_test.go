@@ -24,7 +24,7 @@ func (w *weir) dial() net.Conn {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(eventually))
 	return c
 }
 
@@ -57,12 +57,12 @@ routes: [{name: all, match: {path: /*}, upstream: u, cache: {mode: inference, tt
 	if line, err := bufio.NewReaderSize(c, 16).ReadString(' '); err != nil { // the answer has begun
 		t.Fatal(line, err)
 	}
-	begin := time.Now()
-	if a := w.send("GET", "/", ""); a.status != 200 || len(a.body) != size {
-		t.Errorf("the other one got %d, %d bytes, %v", a.status, len(a.body), a.err)
-	}
-	if took := time.Since(begin); took > 5*time.Second {
+	var a answer
+	if took := took(func() { a = w.send("GET", "/", "") }); took > 5*time.Second {
 		t.Errorf("after %v", took)
+	}
+	if a.status != 200 || len(a.body) != size {
+		t.Errorf("the other one got %d, %d bytes, %v", a.status, len(a.body), a.err)
 	}
 }
 
@@ -199,6 +199,18 @@ func TestAShortAnswerFromThisProcessIsNotStored(t *testing.T) {
 }
 
 func TestFollowersAreToldWhenToComeBack(t *testing.T) {
+	followed := followsARefusal(t)
+	for range 4 { // the second may not have come to wait yet, on a busy machine
+		followed = followed || followsARefusal(t)
+	}
+	if !followed {
+		t.Error("the second request did not follow")
+	}
+}
+
+// followsARefusal reports whether the second of two requests waited for the first.
+func followsARefusal(t *testing.T) bool {
+	t.Helper()
 	release, arrived := make(chan struct{}), make(chan struct{}, 10)
 	w := start(t, cached, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		arrived <- struct{}{}
@@ -221,9 +233,7 @@ func TestFollowersAreToldWhenToComeBack(t *testing.T) {
 	<-time.After(100 * time.Millisecond) // from being in flight to waiting
 	close(release)
 	wg.Wait()
-	if len(arrived) != 0 {
-		t.Error("the second request did not follow")
-	}
+	return len(arrived) == 0
 }
 
 func TestNoOtherCacheIsToldToKeep(t *testing.T) {
@@ -238,9 +248,10 @@ func TestNoOtherCacheIsToldToKeep(t *testing.T) {
 		h.Set("Cache-Status", "cdn; hit")
 		h.Set("Server-Timing", "db;dur=1")
 	}))
+	began := time.Now()
 	for i, status := range []string{"cdn; hit|weir; fwd=miss; stored", "weir; hit; ttl=59"} {
 		a := w.send("GET", "/", "")
-		if got := strings.Join(a.header["Cache-Status"], "|"); got != status {
+		if got := a.lapsed(began, 59); got != status {
 			t.Errorf("request %d: Cache-Status %s", i, got)
 		}
 		if got := a.header.Get("Cache-Control"); got != "private, max-age=5" {

@@ -78,7 +78,7 @@ func renamed(end, target string) string {
 	return strings.NewReplacer("$", end, "TARGET", target).Replace(`
 callers: {keys: [{caller: a, key: weir_a, plan: pro$}]}
 plans: {pro$: {policies: [{name: p$, quota: 100000, window: 1h}]}}
-upstreams: {u$: {targets: ["TARGET"], dialect: openai}}
+upstreams: {u$: {targets: ["TARGET"], dialect: openai, timeouts: {first_byte: 1h, total: 1h}}}
 routes:
 - {name: chat$, match: {path: /v1/chat/completions}, upstream: u$, policies: [{name: q$, quota: 100000, window: 1h}], cache: {mode: inference, ttl: 1m, only: all}}
 - {name: all$, match: {path: /*}, upstream: u$}

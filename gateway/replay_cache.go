@@ -27,7 +27,10 @@ const (
 )
 
 // virtualFlight is a call that others wait for.
-type virtualFlight struct{ followers []*rerun }
+type virtualFlight struct {
+	leader    *rerun
+	followers []*rerun
+}
 
 // newVirtualAnswers makes one store as large as all tiers whose size is known.
 func newVirtualAnswers(c *config.Config) *virtualAnswers {
@@ -148,7 +151,7 @@ func (r *rerun) join() (follows bool) {
 		r.watch()
 		return true
 	}
-	r.flight, r.leads = &virtualFlight{}, true
+	r.flight, r.leads = &virtualFlight{leader: r}, true
 	v.answers.flights[r.key] = r.flight
 	return false
 }
@@ -289,7 +292,8 @@ func (r *rerun) refresh() {
 		caller: r.x.caller, plan: r.x.plan, exempt: r.x.exempt, body: r.x.body, call: r.x.call, readAs: r.x.readAs,
 	}
 	x.w = &response{ResponseWriter: nobody{http.Header{}}, exchange: x}
-	b := &rerun{replayer: v, in: r.in, x: x, keyed: true, key: r.key, background: true, leads: true, flight: &virtualFlight{}}
+	b := &rerun{replayer: v, in: r.in, x: x, keyed: true, key: r.key, background: true, leads: true}
+	b.flight = &virtualFlight{leader: b}
 	v.answers.flights[r.key] = b.flight
 	v.answers.refreshes[rt]++
 	b.fetch()

@@ -63,6 +63,7 @@ func burstsOf(kind string, stream bool) []arrival {
 }
 
 func TestAReplayKeepsAndSharesWhatTheGatewayDoes(t *testing.T) {
+	t.Parallel()
 	keeping := strings.Replace(generous, "upstream: llm}]", "upstream: llm, cache: {mode: inference, ttl: 1h, share: all}}]", 1)
 	f := func(name, kind string, stream bool, want string, apparent bool) {
 		t.Run(name, func(t *testing.T) {
@@ -105,6 +106,7 @@ func assumed(report *gateway.ReplayReport) []string {
 }
 
 func TestReplayOfAnswersByTheirEnds(t *testing.T) {
+	t.Parallel()
 	const kept = "mode: inference, ttl: 1m, share: all"
 	const unseen, shared, unsaid = "the answer passed no cache in the log", "the answer was not kept", "the log does not say how the answer ended"
 	f := func(name, yaml, want string, assumptions []string, lines ...string) {
@@ -134,6 +136,7 @@ func TestReplayOfAnswersByTheirEnds(t *testing.T) {
 }
 
 func TestReplayOfRedactedLogs(t *testing.T) {
+	t.Parallel()
 	const kept = "mode: inference, ttl: 1m, share: all"
 	f := func(name, want string, assumptions []string, lines ...string) {
 		t.Run(name, func(t *testing.T) {
@@ -165,6 +168,7 @@ func TestReplayOfRedactedLogs(t *testing.T) {
 }
 
 func TestReplayOfALogWhoseEndIsMissing(t *testing.T) {
+	t.Parallel()
 	var log strings.Builder
 	for i := range 400 {
 		log.WriteString(logLine(float64(i), 1000*i+i*i*i%977, ""))

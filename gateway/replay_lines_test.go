@@ -47,6 +47,7 @@ func fates(t *testing.T, yaml, log string) (string, *gateway.ReplayReport) {
 }
 
 func TestReplayOfLines(t *testing.T) {
+	t.Parallel()
 	const off, kept = "mode: off", "mode: inference, ttl: 1m, share: all"
 	f := func(name, yaml, want string, lines ...string) {
 		t.Run(name, func(t *testing.T) {
@@ -59,6 +60,11 @@ func TestReplayOfLines(t *testing.T) {
 	f("gives back what was reserved and not used", under("90 tokens/hour", off), "upstream upstream denied", logLine(1, 1, ""), logLine(10, 2, ""), logLine(20, 3, ""))
 	f("keeps what is the same", under("9/hour", kept), "upstream hit upstream upstream", logLine(1, 1, ""), logLine(20, 1, ""), logLine(30, 2, ""), logLine(90, 1, ""))
 	f("joins what is the same and runs", under("9/hour", kept), "upstream collapsed", logLine(1, 1, ""), logLine(1.2, 1, ""))
+	const charged, stream = kept + ", charge_hits: true", `,"stream":true,"first_byte_ms":100`
+	const left, asks48, asks49 = stream + `,"status":499,"duration_ms":150`, `,"estimate_output":38`, `,"estimate_output":39`
+	f("charges who reads a stream along", under("100 tokens/hour", charged), "upstream collapsed denied", logLine(1, 1, stream), logLine(1.2, 1, stream), logLine(5, 2, ""))
+	f("charges what was produced to who reads along and leaves", under("100 tokens/hour", charged), "upstream left upstream", logLine(1, 1, stream), logLine(1.2, 1, left), logLine(5, 2, asks48))
+	f("charges not less than that", under("100 tokens/hour", charged), "upstream left denied", logLine(1, 1, stream), logLine(1.2, 1, left), logLine(5, 2, asks49))
 	f("keeps nothing that samples", under("9/hour", kept), "upstream upstream", logLine(1, 1, `,"samples":true`), logLine(20, 1, `,"samples":true`))
 	f("keeps what samples where the route says so", under("9/hour", kept+", only: all"), "upstream hit", logLine(1, 1, `,"samples":true`), logLine(20, 1, `,"samples":true`))
 	f("keeps nothing that the upstream did not let be kept", under("9/hour", kept), "upstream upstream", logLine(1, 1, `,"cache":"weir; fwd=miss"`), logLine(20, 1, ""))
@@ -130,6 +136,7 @@ func TestReplayReportsWhatChanges(t *testing.T) {
 }
 
 func TestReplayReadsLogs(t *testing.T) {
+	t.Parallel()
 	c := configured(t, under("9/hour", "mode: off"))
 	f := func(name, log string, o gateway.ReplayOptions, want string) {
 		t.Run(name, func(t *testing.T) {

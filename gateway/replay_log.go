@@ -267,9 +267,6 @@ func (l *accessLog) compact(e *logLine, at time.Time) logged {
 	if e.PolicyScope != "" && e.Policy != "" {
 		r.policy = l.share(e.PolicyScope + " " + e.Policy)
 	}
-	if e.Request == "" && r.estimateIn == 0 { // a log from before requests had their size in it
-		r.estimateIn = e.InputTokens
-	}
 	r.hash, _ = strconv.ParseUint(e.Request, 16, 64) // 0 is none
 	r.cacheKey, _ = strconv.ParseUint(e.CacheKey[:min(len(e.CacheKey), 16)], 16, 64)
 	r.ending = endingOf(e.Finish)

@@ -257,6 +257,7 @@ func (r *rerun) leave() {
 		return
 	case r.item == nil: // it follows
 		r.flight.followers = slices.DeleteFunc(r.flight.followers, func(f *rerun) bool { return f == r })
+		r.x.settle(r.readAlong(r.flight.leader))
 		r.flight = nil
 	case r.began == 0:
 		r.land()
@@ -411,6 +412,22 @@ func (r *rerun) spent() amounts {
 	return used
 }
 
+// readAlong is what a follower is charged for that leaves before the end: as any client
+// that leaves, its prompt, if the model was asked, and what was produced until now.
+func (r *rerun) readAlong(leader *rerun) amounts {
+	if leader.began == 0 {
+		return amounts{}
+	}
+	used := amounts{requests: 1, bytes: r.in.bytesIn, input: r.in.estimateIn}
+	a, passed := &leader.answer, r.replayer.nanos()-leader.began
+	if r.in.stream && passed >= a.first && a.service > a.first {
+		share := float64(passed-a.first) / float64(a.service-a.first)
+		used.bytes = sum(used.bytes, int64(float64(a.bytes)*share))
+		used.output = min(1+int64(float64(a.output-1)*share), a.output)
+	}
+	return used
+}
+
 // learn remembers what the request used, for the guesses about the next.
 func (r *rerun) learn() {
 	a := &r.answer
@@ -487,14 +504,14 @@ func (r *rerun) settle(o outcome) {
 		if r.x.reserved {
 			r.answer = r.replayer.facts.of(r)
 		}
-		if r.answer.streamed { // what it used is not stored with it: it is estimated
-			r.answer.input = r.in.estimateIn
-		}
-	case o == outCollapsed && !r.answer.failed && !r.answer.streamed: // who reads along is charged nothing
+	case o == outCollapsed && !r.answer.failed:
 	default:
 		r.x.giveBack()
 		return
 	}
 	a := &r.answer
+	if a.streamed { // it need not say what it used: that is estimated
+		a.input = r.in.estimateIn
+	}
 	r.x.settle(amounts{requests: 1, bytes: sum(r.in.bytesIn, a.bytes), input: a.input, output: a.output})
 }

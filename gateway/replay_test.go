@@ -337,6 +337,7 @@ routes:
 `
 
 func TestAReplayIsWhatTheLiveGatewayDoes(t *testing.T) {
+	t.Parallel()
 	f := func(name, yaml string, recorded, lived []byte, most float64) {
 		t.Run(name, func(t *testing.T) {
 			want := outcomes(t, lived)

@@ -63,6 +63,9 @@ func (w *response) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
+	if along := w.exchange.along; along != nil {
+		along.hear(p)
+	}
 	if w.exchange.reserved && w.ends(p) {
 		// With these bytes the client knows that it can come again: it should find
 		// its slot free, and what it did not use given back.
@@ -79,6 +82,9 @@ func (w *response) Write(p []byte) (int, error) {
 // terminal event of its stream tells.
 func (w *response) ends(p []byte) bool {
 	x := w.exchange
+	if x.along != nil && x.along.answer != nil {
+		return x.along.answer.Ended()
+	}
 	if x.answer != nil && (x.readsAhead || !x.answer.Ended()) {
 		return false // what it used is not known yet
 	}

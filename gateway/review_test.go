@@ -136,6 +136,7 @@ routes:
 // Who waits for the last byte, and only then comes again, never meets its own slot,
 // whatever the length of the answer and of its connection.
 func TestACallerThatComesOneByOneNeedsOneSlot(t *testing.T) {
+	t.Parallel()
 	w := start(t, `
 plans: {default: {policies: [1 concurrent]}}
 upstreams: {u: {targets: ["%s"]}}

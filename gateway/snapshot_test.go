@@ -22,7 +22,7 @@ import (
 // snapshotOf waits until n requests are counted: a request is, a moment after its answer.
 func (w *weir) snapshotOf(n int64) (s gateway.Snapshot) {
 	w.t.Helper()
-	storetest.Eventually(w.t, 5*time.Second, fmt.Sprintf("%d requests are counted", n), func() bool {
+	storetest.Eventually(w.t, eventually, fmt.Sprintf("%d requests are counted", n), func() bool {
 		s = w.gateway.Snapshot()
 		return s.Traffic.Requests == n
 	})
@@ -184,7 +184,7 @@ func TestSnapshotCountsWhatFollowersOfAStreamSaved(t *testing.T) {
 	go ask()
 	<-began
 	go ask()
-	storetest.Eventually(t, 5*time.Second, "both are in flight", func() bool { return w.gateway.Snapshot().Traffic.InFlight == 2 })
+	storetest.Eventually(t, eventually, "both are in flight", func() bool { return w.gateway.Snapshot().Traffic.InFlight == 2 })
 	pass(20 * time.Millisecond) // so that the second has joined
 	close(end)
 	for range 2 {
@@ -278,6 +278,7 @@ routes: [{name: all, match: {path: /*}, upstream: u}]
 }
 
 func TestSnapshotShowsTheQueue(t *testing.T) {
+	t.Parallel()
 	began, end := make(chan struct{}, 9), make(chan struct{})
 	w := start(t, `
 upstreams: {u: {targets: ["%s"], concurrency: 1, queue: {max: 1, max_wait: 1m}}}
@@ -289,7 +290,7 @@ routes: [{name: all, match: {path: /*}, upstream: u}]
 	<-began
 	go ask()
 	var s gateway.Snapshot
-	storetest.Eventually(t, 5*time.Second, "one waits", func() bool {
+	storetest.Eventually(t, eventually, "one waits", func() bool {
 		s = w.gateway.Snapshot()
 		return s.Upstreams[0].Waiting["standard"] == 1
 	})
@@ -299,7 +300,7 @@ routes: [{name: all, match: {path: /*}, upstream: u}]
 	}
 	s = w.snapshotOf(1)
 	same(t, []any{s.Traffic.Shed, s.Traffic.Errors, s.Upstreams[0].Refused}, []any{int64(1), int64(0), map[string]int64{"queue_full": 1}})
-	storetest.Eventually(t, 5*time.Second, "the series shows who waits and runs", func() bool {
+	storetest.Eventually(t, eventually, "the series shows who waits and runs", func() bool {
 		s := w.gateway.Snapshot().Series
 		n := len(s.Waiting)
 		return n > 0 && s.Waiting[n-1] == 1 && s.Running[n-1] == 1
@@ -316,8 +317,11 @@ routes: [{name: all, match: {path: /*}, upstream: u}]
 
 func TestSnapshotHasNoNullListsAndIsSharedForAMoment(t *testing.T) {
 	w := start(t, cached, &counted{})
-	first, second := w.gateway.Snapshot(), w.gateway.Snapshot()
-	same(t, second.At, first.At)
+	var first gateway.Snapshot
+	storetest.Eventually(t, eventually, "two are one", func() bool {
+		first = w.gateway.Snapshot()
+		return w.gateway.Snapshot().At.Equal(first.At)
+	})
 	text, err := json.Marshal(first)
 	if err != nil {
 		t.Fatal(err)
@@ -326,7 +330,7 @@ func TestSnapshotHasNoNullListsAndIsSharedForAMoment(t *testing.T) {
 		t.Errorf("it has a null: %s", text)
 	}
 	same(t, first.Version, "test")
-	storetest.Eventually(t, 5*time.Second, "there is a newer one", func() bool { return w.gateway.Snapshot().At.After(first.At) })
+	storetest.Eventually(t, eventually, "there is a newer one", func() bool { return w.gateway.Snapshot().At.After(first.At) })
 }
 
 func TestEventsAreCountedTogetherAndBounded(t *testing.T) {
@@ -379,7 +383,7 @@ func TestEventsAreCountedTogetherAndBounded(t *testing.T) {
 func TestEventsTellOfPurges(t *testing.T) {
 	w := start(t, cached, &counted{})
 	w.send("GET", "/a", "")
-	storetest.Eventually(t, 5*time.Second, "it is stored", func() bool {
+	storetest.Eventually(t, eventually, "it is stored", func() bool {
 		n, err := w.gateway.Purge(t.Context(), "path", "/a")
 		return err == nil && n == 1
 	})
@@ -412,6 +416,7 @@ func manyRoutes(tb testing.TB, n int) *gateway.Gateway {
 }
 
 func TestSnapshotListsRoutesBeyondThoseKnownByNameAsOne(t *testing.T) {
+	t.Parallel()
 	g := manyRoutes(t, 600)
 	for i := range 600 {
 		g.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", fmt.Sprintf("/%d", i), nil))
@@ -437,6 +442,7 @@ func BenchmarkSnapshot(b *testing.B) {
 }
 
 func TestSnapshotAndEventsTellOfAStoreAndADatabaseThatAreAway(t *testing.T) {
+	t.Parallel()
 	redis, postgres := storetest.Redis(t), storetest.Postgres(t)
 	w := start(t, `
 store: {url: "`+redis.URL()+`", on_failure: open}
@@ -445,14 +451,14 @@ plans: {default: {policies: [100/minute]}}
 upstreams: {u: {targets: ["%s"]}}
 routes: [{name: all, match: {path: /*}, upstream: u}]
 `, &counted{})
-	storetest.Eventually(t, 20*time.Second, "both are healthy", func() bool {
+	storetest.Eventually(t, eventually, "both are healthy", func() bool {
 		s := w.gateway.Snapshot()
 		return s.Store.Healthy && s.Database.Healthy
 	})
 	_, before := w.gateway.Events(0)
 	told := func(what string, want ...string) {
 		t.Helper()
-		storetest.Eventually(t, 30*time.Second, what, func() bool {
+		storetest.Eventually(t, eventually, what, func() bool {
 			news, _ := w.gateway.Events(before)
 			left := slices.Clone(want)
 			for _, e := range news {
@@ -467,7 +473,7 @@ routes: [{name: all, match: {path: /*}, upstream: u}]
 	postgres.Stop()
 	told("both are away", "store error", "database error")
 	var s gateway.Snapshot
-	storetest.Eventually(t, 10*time.Second, "the snapshot says so", func() bool {
+	storetest.Eventually(t, eventually, "the snapshot says so", func() bool {
 		s = w.gateway.Snapshot()
 		return !s.Store.Healthy && !s.Database.Healthy
 	})

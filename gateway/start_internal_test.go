@@ -27,6 +27,7 @@ func (l *told) Write(p []byte) (int, error) {
 }
 
 func TestAStartWaitsForAnUpgradeOfTheTables(t *testing.T) {
+	t.Parallel()
 	url := storetest.Postgres(t).URL()
 	other, err := sql.Open("pgx", url)
 	if err != nil {

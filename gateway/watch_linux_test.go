@@ -92,7 +92,7 @@ func secured(t *testing.T, h http.Handler) *instance {
 		t.Fatal(err)
 	}
 	log := &lines{}
-	g, err := gateway.New(cfg, gateway.Options{Log: log})
+	g, err := gateway.New(unhurried(cfg), gateway.Options{Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -182,7 +182,7 @@ func printExplanation(w io.Writer, told gateway.Explanation) error {
 	before := ""
 	for _, d := range told.Decisions {
 		reason := d.Reason
-		if d.Step == "answer" && reason == before {
+		if d.Step == "answer" && reason != "" && strings.HasPrefix(before, reason) {
 			reason = again(d)
 		}
 		before = d.Reason
@@ -203,7 +203,11 @@ func printExplanation(w io.Writer, told gateway.Explanation) error {
 func again(d gateway.Decision) string {
 	switch after := d.Details["retry_after_s"].(type) {
 	case float64:
-		return "The same request can be answered in " + short(time.Duration(after*float64(time.Second))) + "."
+		text := "The same request can be answered in " + short(time.Duration(after*float64(time.Second)))
+		if after < 1 {
+			text += "; Retry-After is at least 1 second"
+		}
+		return text + "."
 	case string:
 		return "The same request is not allowed at any time."
 	}
@@ -298,9 +302,9 @@ func detail[T any](d gateway.Decision, name string) (list []T) {
 func policyLine(p gateway.PolicyLook) string {
 	line := fmt.Sprintf("%s of %s: %s by %s", p.Name, p.Scope, p.Policy, p.By)
 	if p.Unit == "nanousd" {
-		line += fmt.Sprintf(", may cost %.6f USD of %.6f left", float64(p.Cost)/1e9, float64(p.Remaining)/1e9)
+		line += fmt.Sprintf(", may cost %.6f USD, %.6f of %.6f left", float64(p.Cost)/1e9, float64(p.Remaining)/1e9, float64(p.Burst)/1e9)
 	} else {
-		line += fmt.Sprintf(", costs %d of %d left", p.Cost, p.Remaining)
+		line += fmt.Sprintf(", costs %d, %d of %d left", p.Cost, p.Remaining, p.Burst)
 	}
 	switch {
 	case p.Allowed:

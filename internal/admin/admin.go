@@ -39,7 +39,8 @@ func handler(g *gateway.Gateway, p purger, c config.Admin) http.Handler {
 	api.Handle("/api/v1/reload", methods{http.MethodPost: configuration.reload})
 	api.Handle("/api/v1/audit", methods{http.MethodGet: configuration.audit})
 	streams := newStreams(g)
-	live := &live{gateway: g, streams: streams}
+	guard := newGuard(g, c.Token)
+	live := &live{gateway: g, guard: guard, streams: streams}
 	api.Handle("/api/v1/snapshot", methods{http.MethodGet: live.snapshot})
 	api.Handle("/api/v1/events", methods{http.MethodGet: live.events})
 	api.Handle("/api/v1/explain", methods{http.MethodPost: explains{g}.explain})
@@ -60,7 +61,6 @@ func handler(g *gateway.Gateway, p purger, c config.Admin) http.Handler {
 	mux.Handle("/metrics", g.Metrics())
 	mux.Handle("/healthz", g.Live())
 	mux.Handle("/readyz", g.Ready())
-	guard := newGuard(g, c.Token)
 	mux.Handle("/api/", guard.before(api))
 	mux.Handle("/debug/", guard.before(newProfiles()))
 	if err := handleDashboard(mux, g, guard, streams); err != nil {

@@ -108,6 +108,7 @@ func frame(to *bytes.Buffer, name string, data []byte) {
 // live shows what the gateway does.
 type live struct {
 	gateway *gateway.Gateway
+	guard   *guard
 	streams *streams
 
 	mu   sync.Mutex
@@ -142,7 +143,7 @@ func (l *live) current() ([]byte, error) {
 
 // events answers with a snapshot each second, and with every event at once.
 func (l *live) events(w http.ResponseWriter, r *http.Request) error {
-	return l.streams.stream(w, r, streamBegins, l.follow())
+	return l.streams.stream(w, r, streamBegins, l.guard.whileIn(r, l.follow()))
 }
 
 // follow returns what the stream sends next: an event that is new, or when it is time

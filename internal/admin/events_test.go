@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -92,22 +93,35 @@ func TestEventsStreamSnapshotsAndNotes(t *testing.T) {
 	if err := json.Unmarshal([]byte(data), &s); err != nil || name != "snapshot" {
 		t.Fatalf("first %q, %v", name, err)
 	}
-	o.gateway.Note(gateway.EventSnapshot{Kind: "store", Level: "warn", Text: "two\nlines"})
-	began := time.Now()
-	name, data = v.next()
-	var e gateway.EventSnapshot
-	if err := json.Unmarshal([]byte(data), &e); err != nil || name != "note" {
-		t.Fatalf("then %q, %v", name, err)
+	// A busy machine may be late itself: not each of ten times.
+	at := func(what string, most time.Duration, try func(i int)) {
+		t.Helper()
+		var took time.Duration
+		for i := range 10 {
+			began := time.Now()
+			try(i)
+			if took = time.Since(began); took <= most {
+				return
+			}
+		}
+		t.Errorf("%s came after %v each time, want at most %v", what, took, most)
 	}
-	equal(t, []any{e.Kind, e.Level, e.Text, e.Count}, []any{"store", "warn", "two\nlines", 1})
-	if took := time.Since(began); took > 500*time.Millisecond {
-		t.Errorf("the note came after %v, want at once", took)
-	}
-	name, _ = v.next()
-	equal(t, name, "snapshot")
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("the next snapshot came after %v, want about a second", took)
-	}
+	at("a note", 500*time.Millisecond, func(i int) {
+		text := fmt.Sprintf("two\nlines %d", i)
+		o.gateway.Note(gateway.EventSnapshot{Kind: "store", Level: "warn", Text: text})
+		for name, data = v.next(); name == "snapshot"; {
+			name, data = v.next()
+		}
+		var e gateway.EventSnapshot
+		if err := json.Unmarshal([]byte(data), &e); err != nil || name != "note" {
+			t.Fatalf("then %q, %v", name, err)
+		}
+		equal(t, []any{e.Kind, e.Level, e.Text, e.Count}, []any{"store", "warn", text, 1})
+	})
+	at("the next snapshot", 3*time.Second, func(int) {
+		name, _ = v.next()
+		equal(t, name, "snapshot")
+	})
 }
 
 func TestEventsEndWithTheGateway(t *testing.T) {
@@ -133,7 +147,7 @@ func TestEventsAreForThirtyTwoViewers(t *testing.T) {
 	late := o.view(url)
 	equal(t, []any{late.resp.StatusCode, late.resp.Header.Get("Retry-After")}, []any{503, "10"})
 	viewers[7].leave()
-	storetest.Eventually(t, 5*time.Second, "there is a place again", func() bool {
+	storetest.Eventually(t, time.Minute, "there is a place again", func() bool {
 		v := o.view(url)
 		defer v.leave()
 		return v.resp.StatusCode == 200

@@ -1,8 +1,10 @@
 package admin
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -28,7 +30,7 @@ const (
 type guard struct {
 	secured  bool
 	token    [sha256.Size]byte
-	sessions sessions
+	sessions *sessions
 	attempts *gateway.Attempts
 	log      *slog.Logger
 }
@@ -80,6 +82,21 @@ func (g *guard) check(r *http.Request) error {
 func (g *guard) hasSession(r *http.Request) bool {
 	_, ok := g.sessions.expires(r, time.Now())
 	return ok
+}
+
+// whileIn is next, of an event stream, until whoever asked with the cookie of a session has
+// logged out of it.
+func (g *guard) whileIn(r *http.Request, next func(context.Context) (string, []byte, error)) func(context.Context) (string, []byte, error) {
+	if !g.secured || len(r.Header["Authorization"]) > 0 {
+		return next
+	}
+	return func(within context.Context) (string, []byte, error) {
+		name, data, err := next(within)
+		if err == nil && !g.hasSession(r) {
+			return "", nil, io.EOF
+		}
+		return name, data, err
+	}
 }
 
 // checkScript refuses requests with a session's cookie that the dashboard's own pages

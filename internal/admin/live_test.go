@@ -161,7 +161,7 @@ routes: [{name: all, match: {path: /*}, upstream: llm, cache: {mode: inference, 
 	for _, path := range []string{"/a", "/b", "/c"} { // one has the place, one waits, one is refused
 		requests.Go(func() { o.gateway.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil)) })
 	}
-	storetest.Eventually(t, 20*time.Second, "the quota is lowered", func() bool { return o.gateway.Auto()[0].Value == "80" })
+	storetest.Eventually(t, time.Minute, "the quota is lowered", func() bool { return o.gateway.Auto()[0].Value == "80" })
 	got := o.ask("GET", "/api/v1/plans", "")
 	equal(t, member(t, got, "plans", "default", "auto"), any([]any{
 		moved("plan:default/p", "80", "80", "120", "lowered from 100 to 80: the queue of llm refused 1 request in the last 5s")}))

@@ -37,7 +37,7 @@ func browserPath(t *testing.T) string {
 func newBrowser(t *testing.T) context.Context {
 	t.Helper()
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(browserPath(t)), chromedp.UserDataDir(filepath.Join(t.TempDir(), "browser")),
+		chromedp.ExecPath(browserPath(t)), chromedp.WSURLReadTimeout(tabWait), chromedp.UserDataDir(filepath.Join(t.TempDir(), "browser")),
 		chromedp.Flag("no-sandbox", os.Geteuid() == 0), chromedp.Flag("no-proxy-server", true))
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stopAllocator) // waits for the end of its process
@@ -73,7 +73,7 @@ type tab struct {
 }
 
 // tabWait is how long anything may take that a tab waits for.
-const tabWait = 30 * time.Second
+const tabWait = time.Minute
 
 // newTab opens a tab with no cookies of other tabs.
 func newTab(t *testing.T, browser context.Context, l look) *tab {

@@ -42,7 +42,7 @@ func (s *site) handIn(path, body string) string {
 // becomes waits until a job is in a state, for who made it.
 func (s *site) becomes(id, state string) {
 	s.t.Helper()
-	storetest.Eventually(s.t, 30*time.Second, "job "+id+" is "+state, func() bool {
+	storetest.Eventually(s.t, tabWait, "job "+id+" is "+state, func() bool {
 		r, err := http.NewRequest(http.MethodGet, s.callers+"/jobs/"+id, nil)
 		if err != nil {
 			s.t.Fatal(err)

@@ -43,7 +43,7 @@ func (d *dashboard) live(w http.ResponseWriter, r *http.Request, p *page) error 
 	}
 	ctx, stop := context.WithDeadline(r.Context(), end)
 	defer stop()
-	next := d.updates(r, p)
+	next := d.guard.whileIn(r, d.updates(r, p))
 	if r.URL.Query().Get(briefField) == "" {
 		return d.streams.stream(w, r.WithContext(ctx), streamBegins, next)
 	}

@@ -145,7 +145,7 @@ func (d *dashboard) next(wanted string) string {
 	return "/"
 }
 
-// logout ends the session in this browser.
+// logout ends the session, in this browser and wherever else its cookie is.
 func (d *dashboard) logout(w http.ResponseWriter, r *http.Request) error {
 	limitBody(w, r)
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -153,6 +153,7 @@ func (d *dashboard) logout(w http.ResponseWriter, r *http.Request) error {
 		d.failIn(&view{Request: r}, w, err)
 		return nil
 	}
+	d.guard.sessions.end(r, time.Now())
 	http.SetCookie(w, cookie(r, ""))
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 	return nil

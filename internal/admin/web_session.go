@@ -7,10 +7,12 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -29,56 +31,105 @@ const (
 )
 
 // sessions makes the cookies of those who have logged in, and knows them again. It keeps
-// no list: a cookie is its own expiry, signed. The key is that of this process and of the
-// token: a start ends all sessions, and so does another token.
-type sessions struct{ key []byte }
+// no list of them: a cookie is its own expiry, signed. The key is that of this process and
+// of the token: a start ends all sessions, and so does another token. Those that were ended
+// by a logout are listed until they would be over anyway.
+type sessions struct {
+	mu    sync.RWMutex
+	key   []byte                          // guarded by mu
+	ended map[[sessionBytes]byte]struct{} // guarded by mu
+}
 
-func newSessions(token string) sessions {
+// maxEnded is how many sessions may be listed as ended. Each was begun by a login with the
+// token: who logs out more often within 12 hours ends all sessions, because to forget one
+// would bring it back.
+const maxEnded = 4096
+
+func newSessions(token string) *sessions {
+	return &sessions{key: mac(newKey(), "sessions of the token", token), ended: map[[sessionBytes]byte]struct{}{}}
+}
+
+func newKey() []byte {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // which never fails
-	s := sessions{key}
-	return sessions{s.sign("sessions of the token", token)}
+	return key
 }
 
 // sign is a MAC of what and value, so that what is signed for one purpose is of no use
 // for another.
-func (s sessions) sign(what, value string) []byte {
-	mac := hmac.New(sha256.New, s.key)
-	_, _ = mac.Write([]byte(what + "\x00" + value)) // which never fails
-	return mac.Sum(nil)
+func (s *sessions) sign(what, value string) []byte {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return mac(s.key, what, value)
+}
+
+func mac(key []byte, what, value string) []byte {
+	h := hmac.New(sha256.New, key)
+	_, _ = h.Write([]byte(what + "\x00" + value)) // which never fails
+	return h.Sum(nil)
 }
 
 // sessionBytes are the expiry and a number that makes each session another one.
 const sessionBytes = 8 + 16
 
+func expiryOf(session [sessionBytes]byte) time.Time {
+	return time.Unix(int64(binary.BigEndian.Uint64(session[:8])), 0)
+}
+
+// end ends the session that the cookie of a request is, wherever else that cookie is.
+func (s *sessions) end(r *http.Request, now time.Time) {
+	session, ok := s.read(r)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.ended, func(other [sessionBytes]byte, _ struct{}) bool { return !now.Before(expiryOf(other)) })
+	if len(s.ended) >= maxEnded {
+		s.key = newKey()
+		clear(s.ended)
+		return
+	}
+	s.ended[session] = struct{}{}
+}
+
 // begin makes the value of a cookie.
-func (s sessions) begin(now time.Time) string {
+func (s *sessions) begin(now time.Time) string {
 	var raw [sessionBytes]byte
 	binary.BigEndian.PutUint64(raw[:8], uint64(now.Add(sessionFor).Unix()))
 	_, _ = rand.Read(raw[8:]) // which never fails
 	return encode(append(raw[:], s.sign("session", string(raw[:]))...))
 }
 
-// expires tells until when the cookie of a request is a session.
-func (s sessions) expires(r *http.Request, now time.Time) (until time.Time, ok bool) {
-	value := sessionOf(r)
-	raw, err := base64.RawURLEncoding.DecodeString(value)
+// read is the session that the cookie of a request says, if it was made here.
+func (s *sessions) read(r *http.Request) (session [sessionBytes]byte, ok bool) {
+	raw, err := base64.RawURLEncoding.DecodeString(sessionOf(r))
 	if err != nil || len(raw) != sessionBytes+sha256.Size {
+		return session, false
+	}
+	copy(session[:], raw)
+	return session, subtle.ConstantTimeCompare(raw[sessionBytes:], s.sign("session", string(session[:]))) == 1
+}
+
+// expires tells until when the cookie of a request is a session.
+func (s *sessions) expires(r *http.Request, now time.Time) (until time.Time, ok bool) {
+	session, ok := s.read(r)
+	if !ok {
 		return time.Time{}, false
 	}
-	if subtle.ConstantTimeCompare(raw[sessionBytes:], s.sign("session", string(raw[:sessionBytes]))) != 1 {
-		return time.Time{}, false
-	}
-	until = time.Unix(int64(binary.BigEndian.Uint64(raw[:8])), 0)
-	return until, now.Before(until)
+	s.mu.RLock()
+	_, ended := s.ended[session]
+	s.mu.RUnlock()
+	until = expiryOf(session)
+	return until, !ended && now.Before(until)
 }
 
 // csrf is the token that the forms of a session have. A page of another site can have
 // the browser send the cookie, in spite of SameSite, but cannot read this.
-func (s sessions) csrf(session string) string { return encode(s.sign("csrf", session)) }
+func (s *sessions) csrf(session string) string { return encode(s.sign("csrf", session)) }
 
 // isCSRF compares in constant time.
-func (s sessions) isCSRF(token, session string) bool {
+func (s *sessions) isCSRF(token, session string) bool {
 	return subtle.ConstantTimeCompare([]byte(token), []byte(s.csrf(session))) == 1
 }
 
@@ -119,7 +170,7 @@ func throughTLS(r *http.Request) bool {
 // done makes the cookie that says at a page, once and soon, that what the word means
 // has been done. It is signed: no link, and no program on another port of the machine,
 // can have the page say what is not so.
-func (s sessions) done(r *http.Request, page, word string) *http.Cookie {
+func (s *sessions) done(r *http.Request, page, word string) *http.Cookie {
 	path, _, _ := strings.Cut(page, "?")
 	until := strconv.FormatInt(time.Now().Add(doneFor).Unix(), 10)
 	value := word + "." + until + "." + encode(s.sign("done", doneAt(r, path, word, until)))
@@ -128,7 +179,7 @@ func (s sessions) done(r *http.Request, page, word string) *http.Cookie {
 
 // whatIsDone is the word of a cookie that done has made for the page of r, "" without
 // one that is still good.
-func (s sessions) whatIsDone(r *http.Request, now time.Time) string {
+func (s *sessions) whatIsDone(r *http.Request, now time.Time) string {
 	for _, c := range r.CookiesNamed(doneCookie) {
 		word, rest, _ := strings.Cut(c.Value, ".")
 		until, signed, _ := strings.Cut(rest, ".")

@@ -229,6 +229,34 @@ func TestDashboardLogin(t *testing.T) {
 		rec := o.post("/logout", url.Values{"csrf": {csrf}}, "Cookie", cookie)
 		equal(t, [3]any{rec.Code, rec.Header().Get("Location"), rec.Result().Cookies()[0].MaxAge}, [3]any{303, "/login", -1})
 	})
+	t.Run("ends what it logs out of, wherever its cookie is, and nothing else", func(t *testing.T) {
+		o := open(t, twoPlans, token)
+		cookie, other := o.loggedIn(token), o.loggedIn(token)
+		csrf := csrfIn(t, o.browse("/", "Cookie", cookie).Body.String())
+		o.post("/logout", url.Values{"csrf": {csrf}}, "Cookie", cookie)
+		equal(t, [2]int{o.browse("/routes", "Cookie", cookie).Code, o.ask("GET", "/api/v1/plans", "", "Cookie", cookie).Code}, [2]int{303, 401})
+		equal(t, [2]int{o.browse("/routes", "Cookie", other).Code, o.ask("GET", "/api/v1/plans", "", "Cookie", other).Code}, [2]int{200, 200})
+	})
+	t.Run("ends the streams of what it logs out of", func(t *testing.T) {
+		for _, path := range []string{"/live/", "/api/v1/events"} {
+			synctest.Test(t, func(t *testing.T) {
+				o := open(t, twoPlans, token)
+				cookie, over := o.loggedIn(token), make(chan struct{})
+				csrf := csrfIn(t, o.browse("/", "Cookie", cookie).Body.String())
+				go func() {
+					defer close(over)
+					o.ask("GET", path, "", "Cookie", cookie)
+				}()
+				synctest.Wait()
+				o.post("/logout", url.Values{"csrf": {csrf}}, "Cookie", cookie)
+				select {
+				case <-over:
+				case <-time.After(3 * time.Second):
+					t.Errorf("%s goes on after the logout", path)
+				}
+			})
+		}
+	})
 	t.Run("without a token there is none", func(t *testing.T) {
 		rec := open(t, twoPlans, "").browse("/login")
 		equal(t, [2]any{rec.Code, rec.Header().Get("Location")}, [2]any{303, "/"})

@@ -40,7 +40,7 @@ func browserPath(t *testing.T) string {
 func newTab(t *testing.T) context.Context {
 	t.Helper()
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(browserPath(t)), chromedp.UserDataDir(filepath.Join(t.TempDir(), "browser")),
+		chromedp.ExecPath(browserPath(t)), chromedp.WSURLReadTimeout(time.Minute), chromedp.UserDataDir(filepath.Join(t.TempDir(), "browser")),
 		chromedp.Flag("no-sandbox", os.Geteuid() == 0), chromedp.Flag("no-proxy-server", true))
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stopAllocator) // waits for the end of its process
