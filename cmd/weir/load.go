@@ -122,6 +122,8 @@ func (c *loadRun) Run(ctx context.Context, out output) error {
 	if err != nil {
 		return err
 	}
+	read := c.inputs()
+	o.Line = read.lines("")
 	p := newLoadProgress(out.stderr)
 	o.Progress = p.show
 	test, err := loadtest.New(o)
@@ -137,11 +139,12 @@ func (c *loadRun) Run(ctx context.Context, out output) error {
 			return err
 		}
 	}
-	files, err := openReports(reportPaths{string(c.JSON), string(c.HTML), string(c.Compare)}, out.stdout)
+	files, err := openReports(reportPaths{string(c.JSON), string(c.HTML), *read}, out.stdout)
 	if err != nil {
 		return err
 	}
 	defer files.close()
+	heed(ctx)
 	fmt.Fprintf(out.stderr, "%s\n", test)
 	report := test.Run(ctx)
 	p.clear()
@@ -201,7 +204,7 @@ func (c *loadRun) verdict(r *loadtest.Report, changes *loadtest.Comparison) erro
 // options are those of the engine.
 func (c *loadRun) options() (loadtest.Options, error) {
 	o := loadtest.Options{
-		URL: c.URL, Method: string(c.Method), Line: readLines, Stages: c.stages(), Arrivals: c.Arrivals, MaxInFlight: clampInt(c.MaxInFlight),
+		URL: c.URL, Method: string(c.Method), Stages: c.stages(), Arrivals: c.Arrivals, MaxInFlight: clampInt(c.MaxInFlight),
 		Concurrency: clampInt(c.Concurrency), Requests: int64(c.Requests), Warmup: c.Warmup, Timeout: time.Duration(c.Timeout),
 		CallerCount: clampInt(c.Callers), Stream: c.Stream, Seed: seedOf(c.Seed), Insecure: c.Insecure,
 	}
@@ -303,6 +306,18 @@ func (c *loadRun) room() time.Duration {
 		room -= min(r.For, loadtest.MaxDuration)
 	}
 	return max(room, 0)
+}
+
+// inputs are the files that the flags name.
+func (c *loadRun) inputs() *inputs {
+	read := &inputs{}
+	if name, ok := bodyFile(c.Body); ok {
+		read.add("--body", name)
+	}
+	if c.Compare != "" {
+		*read = append(*read, input{"--compare", string(c.Compare), "what is compared with"})
+	}
+	return read
 }
 
 // readReport reads a report that was written before.

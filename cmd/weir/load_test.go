@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -48,6 +50,25 @@ func TestLoadInterrupted(t *testing.T) {
 	report, err := readReport(path)
 	if err != nil || report.Ended != loadtest.EndedInterrupted || report.OK != 19 || report.Unfinished != 1 || report.Sent != 20 {
 		t.Errorf("%v, %+v; want 19 answers, and one that was unfinished", err, report)
+	}
+}
+
+// TestLoadKeepsItsStandardInput refuses a report where the body comes from.
+func TestLoadKeepsItsStandardInput(t *testing.T) {
+	t.Parallel()
+	path := write(t, "body.json", `{"input": "a"}`)
+	body, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	var stderr strings.Builder
+	command := exec.Command("weir", "load", "--requests", "1", "--body", "-", "--json", path, "http://127.0.0.1:1/")
+	command.Stdin, command.Stderr = body, &stderr
+	_ = command.Run() // what it says tells enough
+	want := "weir: --json, --body: -: the same file: want another one, or what the load reads would be lost\n"
+	if text, err := os.ReadFile(path); stderr.String() != want || err != nil || string(text) != `{"input": "a"}` {
+		t.Errorf("stderr %q, the file %q, %v; want %q and the body", &stderr, text, err, want)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -13,9 +14,35 @@ import (
 	"github.com/inferweir/weir/internal/loadtest"
 )
 
-// reportPaths are what the flags name: where reports go to, and what they are compared
-// with. "" is none.
-type reportPaths struct{ json, html, compare string }
+// reportPaths are where reports go to, "" for nowhere, and the files that a load reads.
+type reportPaths struct {
+	json, html string
+	inputs     inputs
+}
+
+// inputs are the files that a load reads: no report may replace them.
+type inputs []input
+
+// input is one of them.
+type input struct {
+	name string // of the flag or the key, for messages
+	path string // - is the standard input
+	lost string // what would be lost with it
+}
+
+func (i *inputs) add(name, path string) { *i = append(*i, input{name, path, "what the load reads"}) }
+
+// lines reads the files whose lines go into requests, which are relative to a directory,
+// and adds them.
+func (i *inputs) lines(dir string) func(string) ([]string, error) {
+	return func(name string) ([]string, error) {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		i.add("line", name)
+		return readLines(name)
+	}
+}
 
 // reportFiles are the files that reports go to. They are opened before the load, so
 // that nobody learns after ten minutes that a directory is missing.
@@ -54,8 +81,8 @@ func (f *reportFiles) open(paths reportPaths, stdout io.Writer) (err error) {
 	return err
 }
 
-// apart refuses a file that has two names on the command line: the page would replace the
-// JSON, or a report the one that it is compared with.
+// apart refuses a file that has two names on the command line or in a plan: the page would
+// replace the JSON, or a report what the load reads.
 func (f *reportFiles) apart(paths reportPaths) error {
 	if sameFile(f.json.file, paths.html) {
 		return fmt.Errorf("--json, --html: %s: the same file: want two", paths.html)
@@ -64,21 +91,26 @@ func (f *reportFiles) apart(paths reportPaths) error {
 		flag string
 		file *os.File
 	}{{"--json", f.json.file}, {"--html", f.html.file}} {
-		if sameFile(r.file, paths.compare) {
-			return fmt.Errorf("%s, --compare: %s: the same file: want another one, or what is compared with would be lost", r.flag, paths.compare)
+		for _, in := range paths.inputs {
+			if sameFile(r.file, in.path) {
+				return fmt.Errorf("%s, %s: %s: the same file: want another one, or %s would be lost", r.flag, in.name, in.path, in.lost)
+			}
 		}
 	}
 	return nil
 }
 
-// sameFile tells whether a path leads to a file, by whatever name. What is no regular
+// sameFile tells whether a path leads to a file, by whatever name; - is the standard input. What is no regular
 // file, for example /dev/null, may be written twice.
 func sameFile(f *os.File, path string) bool {
 	if f == nil || path == "" || !isRegular(f) {
 		return false
 	}
 	a, errA := f.Stat()
-	b, errB := os.Stat(path)
+	b, errB := os.Stdin.Stat()
+	if path != "-" {
+		b, errB = os.Stat(path)
+	}
 	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 

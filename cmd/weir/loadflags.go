@@ -177,12 +177,21 @@ func headerFields(flag string, lines []string) (http.Header, error) {
 	return h, nil
 }
 
+// bodyFile is the file that --body names, - for the standard input; false where the
+// argument is the body itself, or there is none.
+func bodyFile(arg string) (name string, ok bool) {
+	if arg == "" || strings.HasPrefix(arg, "{") || strings.HasPrefix(arg, "[") || strings.ContainsAny(arg, " \n\"") {
+		return "", false
+	}
+	return strings.TrimPrefix(arg, "@"), true // as people write it for curl
+}
+
 // readLoadBody is the body that --body names: a file, the standard input, or itself.
 func readLoadBody(arg string) (string, error) {
-	name := strings.TrimPrefix(arg, "@") // as people write it for curl
+	name, ok := bodyFile(arg)
 	var in io.Reader = os.Stdin
 	switch {
-	case arg == "" || strings.HasPrefix(arg, "{") || strings.HasPrefix(arg, "[") || strings.ContainsAny(arg, " \n\""):
+	case !ok:
 		return arg, nil
 	case name != "-":
 		f, err := os.Open(name)

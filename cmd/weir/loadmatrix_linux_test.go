@@ -22,10 +22,17 @@ import (
 type matrixProcess struct {
 	process
 	json  string
+	temp  string      // where it has its temporary files
 	asked chan string // the run that a request comes from, the first of each
 }
 
 func startMatrix(t *testing.T, args ...string) *matrixProcess {
+	t.Helper()
+	return startMatrixOf(t, "1s", args...)
+}
+
+// startMatrixOf starts one whose runs take so long each.
+func startMatrixOf(t *testing.T, duration string, args ...string) *matrixProcess {
 	t.Helper()
 	m := &matrixProcess{process: process{ended: make(chan error, 1)}, asked: make(chan string, 3)}
 	var seen sync.Map
@@ -36,10 +43,10 @@ func startMatrix(t *testing.T, args ...string) *matrixProcess {
 	}))
 	t.Cleanup(model.Close)
 	dir := t.TempDir()
-	m.json = filepath.Join(dir, "all.json")
+	m.json, m.temp = filepath.Join(dir, "all.json"), t.TempDir()
 	for name, text := range map[string]string{
 		"plan.yaml": `
-load: {rate: 40, duration: 1s, url: /ask}
+load: {rate: 40, duration: ` + duration + `, url: /ask}
 config: weir.yaml
 runs:
   - {name: first}
@@ -53,7 +60,7 @@ runs:
 		}
 	}
 	m.command = exec.Command("weir", append([]string{"load", "matrix", "--warmup", "0s", "--json", m.json}, append(args, "plan.yaml")...)...)
-	m.command.Dir = dir
+	m.command.Dir, m.command.Env = dir, append(os.Environ(), "TMPDIR="+m.temp)
 	m.command.Stdout, m.command.Stderr = &m.stdout, &m.stderr
 	if err := m.command.Start(); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/inferweir/weir/internal/loadtest"
 )
 
 const (
@@ -33,6 +35,7 @@ type loadServer struct {
 	file        string // its configuration
 	command     *exec.Cmd
 	said        tail
+	introduced  chan bool     // whether it said where it listens
 	ended       chan struct{} // closed when err is set
 	err         error
 }
@@ -83,9 +86,8 @@ func (s *loadServer) lastWords() string {
 	return fmt.Sprintf("%s, after %.300s", how, printable(text[strings.LastIndexByte(text, '\n')+1:]))
 }
 
-// startServer starts a server with the configuration of a run, and waits until it is
-// ready.
-func startServer(ctx context.Context, r *matrixRun) (*loadServer, error) {
+// startServer starts a server with the configuration of a run.
+func startServer(r *matrixRun) (*loadServer, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -95,7 +97,7 @@ func startServer(ctx context.Context, r *matrixRun) (*loadServer, error) {
 		return nil, err
 	}
 	_, err = f.Write(r.text)
-	s := &loadServer{file: f.Name(), ended: make(chan struct{})}
+	s := &loadServer{file: f.Name(), introduced: make(chan bool, 1), ended: make(chan struct{})}
 	if err = errors.Join(err, f.Close()); err != nil {
 		_ = os.Remove(s.file)
 		return nil, err
@@ -114,21 +116,17 @@ func startServer(ctx context.Context, r *matrixRun) (*loadServer, error) {
 		_ = os.Remove(s.file)
 		return nil, err
 	}
-	introduced := make(chan bool, 1)
 	go func() { // ends with the process
-		introduced <- s.introduced(stdout)
+		s.introduced <- s.introduce(stdout)
 		_, _ = io.Copy(io.Discard, stdout)
 		s.err = s.command.Wait()
 		close(s.ended)
 	}()
-	if err := s.await(ctx, introduced); err != nil {
-		return nil, errors.Join(err, s.stop())
-	}
 	return s, nil
 }
 
-// introduced reads where the server listens.
-func (s *loadServer) introduced(stdout io.Reader) bool {
+// introduce reads where the server listens.
+func (s *loadServer) introduce(stdout io.Reader) bool {
 	lines := bufio.NewScanner(stdout)
 	for (s.base == "" || s.admin == "") && lines.Scan() {
 		if at, ok := strings.CutPrefix(lines.Text(), "Weir serves on "); ok {
@@ -142,14 +140,18 @@ func (s *loadServer) introduced(stdout io.Reader) bool {
 }
 
 // await waits until the server says that it is ready.
-func (s *loadServer) await(ctx context.Context, introduced <-chan bool) error {
+func (s *loadServer) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	select {
-	case ok := <-introduced:
+	case ok := <-s.introduced:
 		if !ok {
-			<-s.ended
-			return fmt.Errorf("weir serve ended: %s", s.complaint())
+			select {
+			case <-s.ended:
+				return fmt.Errorf("weir serve ended: %s", s.complaint())
+			case <-ctx.Done():
+				return fmt.Errorf("weir serve did not say where it listens: %s", s.complaint())
+			}
 		}
 	case <-ctx.Done():
 		return fmt.Errorf("weir serve did not listen within %s: %s", short(startWait), s.complaint())
@@ -180,19 +182,57 @@ func (s *loadServer) await(ctx context.Context, introduced <-chan bool) error {
 	}
 }
 
-// stop ends the server and waits for it.
-func (s *loadServer) stop() error {
+// load sends a load to the server. It ends with the server, which is an error then.
+func (s *loadServer) load(ctx context.Context, o loadtest.Options) (*loadtest.Report, error) {
+	test, err := loadtest.New(o)
+	if err != nil {
+		return nil, err
+	}
+	under, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-s.ended:
+			cancel()
+		case <-under.Done():
+		}
+	})
+	report := test.Run(under)
+	cancel()
+	watching.Wait()
+	select {
+	case <-s.ended:
+		if s.err == nil {
+			// Somebody has asked it to end: with Ctrl-C a terminal asks this process
+			// as well, which may hear of it later.
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+		return nil, fmt.Errorf("weir serve ended under the load: %s", s.lastWords())
+	default:
+	}
+	if report.Ended != "" {
+		return nil, errInterrupted
+	}
+	return report, nil
+}
+
+// stop ends the server and waits for it, until somebody is in a hurry: then it is killed.
+func (s *loadServer) stop(hurry <-chan struct{}) {
 	defer os.Remove(s.file)
 	_ = s.command.Process.Signal(os.Interrupt) // it may have ended
 	timer := time.NewTimer(stopWait)
 	defer timer.Stop()
 	select {
 	case <-s.ended:
+		return
 	case <-timer.C:
-		_ = s.command.Process.Kill()
-		<-s.ended
+	case <-hurry:
 	}
-	return nil
+	_ = s.command.Process.Kill()
+	<-s.ended
 }
 
 // processUsage is what a process has used.

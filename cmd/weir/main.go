@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/alecthomas/kong"
 )
@@ -42,21 +40,7 @@ type output struct {
 }
 
 func main() {
-	ctx, cancel := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	// Nobody who reads the log or the metrics may end the process by going away.
-	signal.Ignore(syscall.SIGPIPE)
-	go func() { // ends with the process
-		<-signals
-		cancel()
-		// Who asks twice does not want to wait. To leave this to what the signal
-		// does by default is not enough: shells start background jobs with
-		// interrupts ignored.
-		<-signals
-		os.Exit(exitFailed)
-	}()
-	os.Exit(run(ctx, os.Args[1:], output{os.Stdout, os.Stderr}))
+	os.Exit(run(interruptible(), os.Args[1:], output{os.Stdout, os.Stderr}))
 }
 
 // run runs one command line and returns its exit status.
