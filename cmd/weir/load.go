@@ -265,6 +265,8 @@ func (c *loadRun) stages() []loadtest.Stage {
 	}
 	hold := time.Duration(c.Duration)
 	switch {
+	case hold == 0 && c.Requests > 0 && c.room() == 0:
+		return all
 	case hold == 0 && c.Requests > 0:
 		// Longer than they take, as random arrivals may be: their number ends it.
 		seconds := min(c.needed()*2+10, c.room().Seconds())

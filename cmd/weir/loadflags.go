@@ -90,6 +90,9 @@ func (r *loadRamp) UnmarshalText(text []byte) error {
 	if errors.Join(errFrom, errTo, errLong) != nil || !(from >= 0) || !(to >= 0) || long <= 0 {
 		return wrong
 	}
+	if max(from, to) > loadtest.MaxRate {
+		return fmt.Errorf("%.100q: want rates from 0 to %d a second", text, loadtest.MaxRate)
+	}
 	*r = loadRamp{From: from, To: to, For: long}
 	return nil
 }

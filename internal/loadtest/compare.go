@@ -19,7 +19,7 @@ const (
 	Noise  = "noise"  // larger, but within what so few answers can tell apart
 	Better = "better" // faster, more, or fewer errors
 	Worse  = "worse"
-	TooFew = "too few" // a percentile that fewer than tailLeast values lie beyond: chance decides
+	TooFew = "too few" // a percentile that fewer than tailLeast values lie beyond, and no plain change: chance decides
 )
 
 // tailLeast is how many values there must be beyond a percentile: of 300 answers three
@@ -30,7 +30,7 @@ const tailLeast = 10
 const noiseNote = "noise: the loads have too few answers, or their generator was too late, to tell this change from chance."
 
 // tooFewNote explains TooFew.
-const tooFewNote = "too few: fewer than 10 of what one of the loads measured lie beyond this percentile, so that chance decides. A p50 needs 20 of them, a p95 200, a p99 1,000: send for longer."
+const tooFewNote = "too few: fewer than 10 of what one of the loads measured lie beyond this percentile, so that a change like this one may be chance. A p50 needs 20 of them, a p95 200, a p99 1,000: send for longer."
 
 // errorPoints is the change of the share of errors that is worth a word.
 const errorPoints = 0.005
@@ -59,8 +59,8 @@ type Comparison struct {
 // Compare compares a report with an older one. A latency has changed when it differs
 // by more than DefaultThreshold and by more than how late the generator itself was at
 // that percentile, and the two ranges of its percentile have nothing in common. Where
-// fewer than ten values of a load lie beyond a percentile, nothing is said of it but
-// TooFew.
+// fewer than ten values of a load lie beyond a percentile, and the ranges do not tell the
+// two apart, nothing is said of it but TooFew.
 func Compare(old, new *Report) *Comparison {
 	c := &Comparison{Unlike: unlike(old, new)}
 	latency := func(name string, of distribution, q float64, at func(Quantiles) float64) {
@@ -69,9 +69,11 @@ func Compare(old, new *Report) *Comparison {
 			return
 		}
 		change := Change{Name: name, Unit: "ms", Old: was, New: is, Percent: percent(was, is)}
-		change.Verdict = TooFew
-		if min(old.beyond(of, q), new.beyond(of, q)) >= tailLeast {
-			change.Verdict = verdict(&change, old.Confidence[name], new.Confidence[name], max(at(old.LateMS), at(new.LateMS)))
+		a, b := old.Confidence[name], new.Confidence[name]
+		change.Verdict = verdict(&change, a, b, max(at(old.LateMS), at(new.LateMS)))
+		told := (change.Verdict == Worse || change.Verdict == Better) && a.High > 0 && b.High > 0
+		if !told && min(old.beyond(of, q), new.beyond(of, q)) < tailLeast {
+			change.Verdict = TooFew
 		}
 		c.Changes = append(c.Changes, change)
 	}

@@ -88,7 +88,7 @@ func (r *run) judge(p *Report) {
 	if r.o.MaxErrors == nil {
 		return
 	}
-	p.OverBudget = p.Ended == EndedErrors || p.ErrorShare() > *r.o.MaxErrors
+	p.OverBudget = p.Ended == EndedErrors || overShare(p.ErrorShare(), *r.o.MaxErrors)
 	if p.OverBudget && p.Ended != EndedErrors {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("%s %% of the requests failed, and %g %% are allowed", significant(100*p.ErrorShare()), rounded(100**r.o.MaxErrors)))
 	}

@@ -7,8 +7,11 @@ import (
 	"time"
 )
 
-// maxTimings is how many names of Server-Timing have figures.
-const maxTimings = 16
+// What of Server-Timing has figures: so many names, of so many characters.
+const (
+	maxTimings    = 16
+	maxTimingName = 40
+)
 
 // fieldCounts is what the headers of answers say of the server.
 type fieldCounts struct {
@@ -39,7 +42,7 @@ func (c *fieldCounts) add(h http.Header) {
 // time reads one timing: queue;dur=1.25, in milliseconds.
 func (c *fieldCounts) time(part string) {
 	name, params, _ := strings.Cut(part, ";")
-	name = strings.TrimSpace(name)
+	name = clip(strings.TrimSpace(name), maxTimingName)
 	for p := range strings.SplitSeq(params, ";") {
 		ms, ok := strings.CutPrefix(strings.TrimSpace(p), "dur=")
 		n, err := strconv.ParseFloat(ms, 64)

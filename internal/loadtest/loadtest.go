@@ -178,16 +178,17 @@ func (o *Options) mistakes() (wrong []error) {
 	check(len(o.Stages) <= maxStages, "--ramp: %d stages: want at most %d", len(o.Stages), maxStages)
 	long := o.Warmup
 	if closed {
-		long += o.Duration
+		check(o.Duration <= MaxDuration, "--duration: %s: want at most %s", plainTime(o.Duration), plainTime(MaxDuration))
+		long += min(o.Duration, MaxDuration)
 	}
 	for _, s := range o.Stages {
-		long += s.For
+		long += min(s.For, MaxDuration)
 		check(s.From >= 0 && s.From <= MaxRate && s.To >= 0 && s.To <= MaxRate, "--rate, --ramp: from %s to %s: want from 0 to %s a second", rateText(s.From), rateText(s.To), rateText(MaxRate))
 		check(s.For > 0 && s.For <= MaxDuration, "--duration: %s: want a time above 0 and at most %s", plainTime(s.For), plainTime(MaxDuration))
 	}
 	check(o.Warmup >= 0 && o.Warmup <= MaxDuration, "--warmup: %s: want a time from 0 to %s", plainTime(o.Warmup), plainTime(MaxDuration))
 	check(!closed || o.Duration > 0 || o.Requests > 0, "--duration: %s: want a time above 0, for example 10s, or --requests", o.Duration)
-	check(long <= MaxDuration, "--duration: %s with ramps and warm-up: want at most %s", plainTime(long), plainTime(MaxDuration))
+	check(long <= MaxDuration || o.Warmup > MaxDuration || o.Duration > MaxDuration, "--duration: %s with ramps and warm-up: want at most %s", plainTime(long), plainTime(MaxDuration))
 	check(!open || o.sends(), "--rate: nothing would be sent: want a rate and a duration that make a request at least")
 	check(o.Requests >= 0, "--requests: %d: want 1 or more", o.Requests)
 	check(o.Timeout > 0 && o.Timeout <= time.Hour, "--timeout: %s: want a time above 0 and at most 1h", plainTime(o.Timeout))

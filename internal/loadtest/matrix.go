@@ -122,12 +122,13 @@ func (m *Matrix) WriteText(w io.Writer) error {
 	var b strings.Builder
 	first := m.Runs[0].Report
 	fmt.Fprintf(&b, "%s\n%s\n\n", clip(m.Name, textWidth), wrap(first.Load(), ""))
-	row := func(name string, f []string) {
-		fmt.Fprintf(&b, "%s%7s%7s%7s%7s%7s%7s%8s%7s%6s\n", padded(clip(name, 16), 17), f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8])
-	}
-	row("", []string{"sent/s", "ok/s", "p50 ms", "p95 ms", "p99 ms", "errors", "hits", "CPU µs", "MiB"})
+	rows := [][]string{{"", "sent/s", "ok/s", "p50 ms", "p95 ms", "p99 ms", "errors", "hits", "CPU µs", "MiB"}}
 	for i := range m.Runs {
-		row(m.labelAt(i), m.Runs[i].figures())
+		rows = append(rows, append([]string{m.labelAt(i)}, m.Runs[i].figures()...))
+	}
+	widths := columnWidths(rows, []int{7, 7, 7, 7, 7, 7, 8, 7, 6})
+	for _, row := range rows {
+		b.WriteString(padded(clip(row[0], 16), 17) + columns(row[1:], widths) + "\n")
 	}
 	if note := m.cpuNote(); note != "" {
 		b.WriteString("\n" + wrap(note, "  ") + "\n")

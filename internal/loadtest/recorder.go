@@ -245,8 +245,12 @@ func (r *recorder) overBudget(now time.Time, share float64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lately := r.lately(now)
-	return lately.answered >= budgetLeast && float64(lately.bad) > share*float64(lately.answered)
+	return lately.answered >= budgetLeast && overShare(float64(lately.bad)/float64(lately.answered), share)
 }
+
+// overShare tells whether a share is above what is allowed: 7 of 1,000 are not above
+// 0.7 %, which as a number is a little less.
+func overShare(share, allowed float64) bool { return share > allowed+roundingError }
 
 // progress fills in what the recorder knows.
 func (r *recorder) progress(now time.Time) Progress {

@@ -19,6 +19,8 @@ const (
 	streamBuffer = 32 << 10
 	// maxGaps bounds what is kept of one stream until it ends.
 	maxGaps = 1 << 20
+	// maxTokens is how many tokens a stream can have: what says more is no usage.
+	maxTokens = 1 << 30
 )
 
 // written tells whether a member of an event has text: a string that is not empty, or
@@ -174,7 +176,7 @@ func (a *outcome) piece(f *sse.Frame, s *shot, now time.Time) (last bool, err er
 	if !known {
 		return false, nil // another API's
 	}
-	if made := max(e.Usage.Completion, e.Usage.Output, e.Response.Usage.Completion, e.Response.Usage.Output); made > 0 {
+	if made := max(e.Usage.Completion, e.Usage.Output, e.Response.Usage.Completion, e.Response.Usage.Output); made > 0 && made <= maxTokens {
 		a.tokens, a.spokeOf = made, true
 	}
 	if e.hasText() {

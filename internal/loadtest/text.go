@@ -256,19 +256,39 @@ func (r *Report) writeCallers(b *strings.Builder) {
 	}
 	b.WriteByte('\n')
 	if len(rows) > 0 {
+		all := append([][]string{head}, rows...)
+		widths := columnWidths(all, slices.Repeat([]int{9}, len(head)-1))
 		name := textWidth - 2
-		for _, title := range head[1:] {
-			name -= max(len(title)+1, 9)
+		for _, width := range widths {
+			name -= width
 		}
-		for _, row := range append([][]string{head}, rows...) {
-			b.WriteString("  " + padded(clip(row[0], name-1), name))
-			for i, title := range head[1:] {
-				fmt.Fprintf(b, "%*s", max(len(title)+1, 9), row[i+1])
-			}
-			b.WriteByte('\n')
+		name = max(name, 12)
+		for _, row := range all {
+			b.WriteString("  " + padded(clip(row[0], name-1), name) + columns(row[1:], widths) + "\n")
 		}
 	}
 	b.WriteString(wrap(note, "  ") + "\n")
+}
+
+// columnWidths are how wide the columns of a table are behind its first one: as wide as
+// what is in them and a space, and not less than least.
+func columnWidths(rows [][]string, least []int) []int {
+	widths := slices.Clone(least)
+	for i := range widths {
+		for _, row := range rows {
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i+1])+1)
+		}
+	}
+	return widths
+}
+
+// columns are the cells of a row, each at the right of its column.
+func columns(cells []string, widths []int) string {
+	var b strings.Builder
+	for i, cell := range cells {
+		fmt.Fprintf(&b, "%*s", widths[i], cell)
+	}
+	return b.String()
 }
 
 // callerRows are the table of callers. What was cut off has a column where there is
