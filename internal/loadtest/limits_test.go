@@ -52,7 +52,8 @@ func TestPlainChangesOfFewValues(t *testing.T) {
 func TestBudgetOfAShareThatIsNoBinaryFraction(t *testing.T) {
 	for failing, want := range map[int]bool{7: false, 8: true} {
 		synctest.Test(t, func(t *testing.T) {
-			allowed := 0.7 / 100
+			percent := 0.7
+			allowed := percent / 100
 			s := &server{answer: func(n int, _ *http.Request) (*http.Response, error) {
 				if n >= 1000-failing {
 					return reply(http.StatusBadGateway, ""), nil
