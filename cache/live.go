@@ -54,7 +54,8 @@ func newLive(head *Entry, limit int64) *live {
 
 // liveReader is one reader. It is for one goroutine.
 type liveReader struct {
-	live *live
+	live   *live
+	broken bool // it has read to where the answer broke off
 	// These are guarded by live.mu.
 	at    int
 	moved time.Time // when it took something last, or had last nothing left to take
@@ -121,6 +122,7 @@ func (r *liveReader) next(ctx context.Context) ([]byte, error) {
 		case ended && err == nil:
 			return nil, io.EOF
 		case ended:
+			r.broken = true
 			return nil, err
 		}
 		select {

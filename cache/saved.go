@@ -50,5 +50,9 @@ func (l *Lookup) Asks(now time.Time) {
 	}
 }
 
+// BrokeOff reports whether Serve gave a running answer to where it broke off, whether or
+// not its last bytes say so. Who has left before, or was too slow, has not come to that.
+func (l *Lookup) BrokeOff() bool { return l != nil && l.live != nil && l.live.broken }
+
 // Called reports whether the call that the request waited for, with Join, has gone out.
 func (l *Lookup) Called() bool { return l != nil && l.flight != nil && l.flight.asked.Load() }

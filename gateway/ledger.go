@@ -50,12 +50,12 @@ func (x *exchange) record(used amounts) {
 	if db == nil || x.chosen == nil || x.caller.ID == "" || x.isHandedIn() || x.isBrokenOff() {
 		return
 	}
-	hit := x.served
+	refused, failed := x.verdict()
+	hit := x.served && !failed
 	e := database.Entry{Time: time.Now(), Caller: x.caller.ID, Route: x.chosen.name}
-	if !hit && !x.awaited { // or they are those of the request that the answer was made for
+	if !x.served && !x.awaited { // or they are those of the request that the answer was made for
 		e.Input, e.Cached, e.Output, e.Cost = used.input, used.cached, used.output, used.money
 	}
-	refused, failed := x.verdict()
 	switch {
 	case refused && !x.inBackground():
 		e.Refused = 1
@@ -69,7 +69,7 @@ func (x *exchange) record(used amounts) {
 		e.Requests = 1
 	}
 	// A name that no server knows is none.
-	if hit || x.relaying && (x.w.status/100 == 2 || x.offloaded > 0) {
+	if hit || (x.relaying || x.served) && (x.w.status/100 == 2 || x.offloaded > 0) {
 		e.Model = x.ledgerModel()
 	}
 	if e.UsageCounts != (database.UsageCounts{}) {
@@ -78,21 +78,23 @@ func (x *exchange) record(used amounts) {
 }
 
 // verdict tells whether the request was refused for a quota or for want of room, and
-// whether the upstream failed it.
+// whether the upstream failed it. It fails those who have waited for the same call as it
+// fails the one who made it.
 func (x *exchange) verdict() (refused, failed bool) {
-	if x.stored != nil {
+	followed := x.look != nil && x.look.Result() == "collapsed"
+	if x.stored != nil && !followed {
 		return false, false
 	}
 	p, isProblem := errors.AsType[*weir.Problem](x.err)
-	if x.relaying || x.failedEarly || !isProblem {
+	if x.relaying || x.served || x.failedEarly || !isProblem {
 		left := x.r.Context().Err() != nil
-		return false, x.w.status >= http.StatusInternalServerError || x.relaying && x.err != nil && !left
+		return false, x.w.status >= http.StatusInternalServerError || x.look.BrokeOff() || x.relaying && x.err != nil && !left
 	}
 	switch p.Status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return true, false
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
-		return false, x.called // 504 is said to only-if-cached, too
+		return false, x.called || followed && x.look.Called() // 504 is said to only-if-cached, too
 	}
 	return false, false
 }

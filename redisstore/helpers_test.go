@@ -130,6 +130,19 @@ func hold(t testing.TB, s ratelimit.Store, p *ratelimit.Policy, id string) bool 
 	return allowed
 }
 
+// mustTake takes what nothing may deny. A take that the server did not answer in time is
+// tried again, with the same IDs: it may have been busy.
+func mustTake(t testing.TB, s ratelimit.Store, due ...ratelimit.Take) {
+	t.Helper()
+	storetest.Eventually(t, soon, "it is taken", func() bool {
+		allowed, err := s.Take(context.Background(), due, time.Now())
+		if err == nil && !allowed {
+			t.Fatal("denied")
+		}
+		return err == nil
+	})
+}
+
 func free(s ratelimit.Store, p *ratelimit.Policy, id string) error {
 	return s.Settle(context.Background(), []ratelimit.Take{{Policy: p, Key: "k", ID: id, Cost: -1}}, time.Now())
 }

@@ -464,10 +464,7 @@ func TestFreeing(t *testing.T) {
 		}
 		t.Cleanup(s.Close)
 		healthy(t, s)
-		storetest.Eventually(t, soon, "it is held", func() bool {
-			allowed, err := s.Take(context.Background(), []ratelimit.Take{{Policy: p, Key: "k", ID: "a", Cost: 1}}, time.Now())
-			return err == nil && allowed
-		})
+		mustTake(t, s, ratelimit.Take{Policy: p, Key: "k", ID: "a", Cost: 1})
 		server.Pause()
 		err = free(s, p, "a")
 		server.Resume()

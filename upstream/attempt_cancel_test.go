@@ -10,20 +10,21 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/inferweir/weir/storetest"
 	"github.com/inferweir/weir/upstream"
 )
 
 // slowAnswers streams after a while and tells when its client left.
 type slowAnswers struct {
+	now     func() time.Duration
 	working atomic.Int64
 	mu      sync.Mutex
-	ended   map[string]time.Time // by request, when its context ended; guarded by mu
+	ended   map[string]time.Duration // by request, when its context ended; guarded by mu
 }
 
 func (s *slowAnswers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -33,7 +34,7 @@ func (s *slowAnswers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Err() != nil {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.ended[r.Header.Get("X-Number")] = time.Now()
+			s.ended[r.Header.Get("X-Number")] = s.now()
 		}
 	}()
 	_, _ = io.Copy(io.Discard, r.Body)
@@ -66,7 +67,7 @@ func TestCancelsReachTheTargetAndLeakNothing(t *testing.T) {
 	const requests, together = 1000, 4
 	for _, version := range []string{"HTTP/1.1", "HTTP/2"} {
 		t.Run(version, func(t *testing.T) {
-			answers := &slowAnswers{ended: map[string]time.Time{}}
+			answers := &slowAnswers{now: storetest.Clock(t), ended: map[string]time.Duration{}}
 			s := httptest.NewUnstartedServer(answers)
 			target := upstream.Target{}
 			if version == "HTTP/2" {
@@ -90,12 +91,12 @@ func TestCancelsReachTheTargetAndLeakNothing(t *testing.T) {
 				n.(*atomic.Int64).Add(1)
 			}})
 			seats := &counted{targets: 1}
-			var left sync.Map // when the client of a request left
+			left := &departures{now: answers.now}
 			var wg sync.WaitGroup
 			for worker := range together {
 				wg.Go(func() {
 					for i := worker; i < requests; i += together {
-						leave(t, pool, seats, fmt.Sprint(i), &left)
+						leave(t, pool, seats, fmt.Sprint(i), left)
 					}
 				})
 			}
@@ -116,20 +117,15 @@ func TestCancelsReachTheTargetAndLeakNothing(t *testing.T) {
 			defer answers.mu.Unlock()
 			var took []time.Duration
 			for number, at := range answers.ended {
-				if from, ok := left.Load(number); ok {
-					took = append(took, at.Sub(from.(time.Time)))
+				if from, ok := left.at.Load(number); ok {
+					took = append(took, at-from.(time.Duration))
 				}
 			}
-			slices.Sort(took)
 			if len(took) < requests/4 {
 				t.Fatalf("only %d requests had come to the target when their clients left", len(took))
 			}
-			// Each has ended because its client left. That it is at once shows in most:
-			// any one may have met a moment in which the machine did something else.
+			atOnce(t, "a cancel came to the target", took)
 			p50, p99 := took[len(took)/2], took[len(took)*99/100]
-			if p50 > 100*time.Millisecond {
-				t.Errorf("p50 of %d cancels at the target: %v, want at most 100ms", len(took), p50)
-			}
 			t.Logf("%s: %d cancels seen by the target, p50 %v, p99 %v, the longest %v", version, len(took), p50, p99, took[len(took)-1])
 			results.Range(func(result, n any) bool {
 				if result != upstream.ResultCancelled {
@@ -141,14 +137,20 @@ func TestCancelsReachTheTargetAndLeakNothing(t *testing.T) {
 	}
 }
 
+// departures are when the clients of requests have left, by their numbers.
+type departures struct {
+	now func() time.Duration
+	at  sync.Map
+}
+
 // leave sends a request and leaves: every other one after up to 20 ms, wherever that
 // is, the rest after the head and up to that long. That is before the head, within the
 // body, or with the body unread and never closed.
-func leave(t *testing.T, pool *upstream.Pool, s *counted, number string, left *sync.Map) {
+func leave(t *testing.T, pool *upstream.Pool, s *counted, number string, left *departures) {
 	ctx, cancel := context.WithCancel(t.Context())
 	leaves := func() *time.Timer {
 		return time.AfterFunc(rand.N(20*time.Millisecond), func() {
-			left.Store(number, time.Now())
+			left.at.Store(number, left.now())
 			cancel()
 		})
 	}

@@ -78,12 +78,12 @@ func expiryOf(session [sessionBytes]byte) time.Time {
 
 // end ends the session that the cookie of a request is, wherever else that cookie is.
 func (s *sessions) end(r *http.Request, now time.Time) {
-	session, ok := s.read(r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	session, ok := s.readLocked(r)
 	if !ok {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	maps.DeleteFunc(s.ended, func(other [sessionBytes]byte, _ struct{}) bool { return !now.Before(expiryOf(other)) })
 	if len(s.ended) >= maxEnded {
 		s.key = newKey()
@@ -101,25 +101,27 @@ func (s *sessions) begin(now time.Time) string {
 	return encode(append(raw[:], s.sign("session", string(raw[:]))...))
 }
 
-// read is the session that the cookie of a request says, if it was made here.
-func (s *sessions) read(r *http.Request) (session [sessionBytes]byte, ok bool) {
+// readLocked is the session that the cookie of a request says, if it was made here.
+func (s *sessions) readLocked(r *http.Request) (session [sessionBytes]byte, ok bool) {
 	raw, err := base64.RawURLEncoding.DecodeString(sessionOf(r))
 	if err != nil || len(raw) != sessionBytes+sha256.Size {
 		return session, false
 	}
 	copy(session[:], raw)
-	return session, subtle.ConstantTimeCompare(raw[sessionBytes:], s.sign("session", string(session[:]))) == 1
+	return session, subtle.ConstantTimeCompare(raw[sessionBytes:], mac(s.key, "session", string(session[:]))) == 1
 }
 
-// expires tells until when the cookie of a request is a session.
+// expires tells until when the cookie of a request is a session. The key and the list are
+// of one moment: between a look at the one and a look at the other, a new key may have
+// taken the list's place.
 func (s *sessions) expires(r *http.Request, now time.Time) (until time.Time, ok bool) {
-	session, ok := s.read(r)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	session, ok := s.readLocked(r)
 	if !ok {
 		return time.Time{}, false
 	}
-	s.mu.RLock()
 	_, ended := s.ended[session]
-	s.mu.RUnlock()
 	until = expiryOf(session)
 	return until, !ended && now.Before(until)
 }

@@ -1,8 +1,11 @@
 package admin
 
 import (
+	"encoding/binary"
 	"net/http"
 	"net/http/httptest"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -33,6 +36,45 @@ func TestEndedSessions(t *testing.T) {
 		s.end(asks("x"), now)
 		if len(s.ended) != 0 {
 			t.Errorf("%d are listed, want none", len(s.ended))
+		}
+	})
+	t.Run("are refused while the list makes place for a new key, too", func(t *testing.T) {
+		later := now.Add(sessionFor)
+		for range 50 {
+			s, others := newSessions("token"), [sessionBytes]byte{}
+			ended, last := asks(s.begin(later)), asks(s.begin(later))
+			s.end(ended, now)
+			for i := range uint64(maxEnded - 1) { // others' logouts
+				binary.BigEndian.PutUint64(others[:8], uint64(later.Unix()))
+				binary.BigEndian.PutUint64(others[8:], i)
+				s.ended[others] = struct{}{}
+			}
+			var wg sync.WaitGroup
+			var accepted atomic.Int64
+			asking, stop := make(chan struct{}, 4), make(chan struct{})
+			for range cap(asking) {
+				wg.Go(func() {
+					for asking <- struct{}{}; ; {
+						if _, ok := s.expires(ended, now); ok {
+							accepted.Add(1)
+						}
+						select {
+						case <-stop:
+							return
+						default:
+						}
+					}
+				})
+			}
+			for range cap(asking) {
+				<-asking
+			}
+			s.end(last, now)
+			close(stop)
+			wg.Wait()
+			if n := accepted.Load(); n != 0 || len(s.ended) != 0 {
+				t.Fatalf("a session that has ended was accepted %d times; %d are listed", n, len(s.ended))
+			}
 		}
 	})
 	t.Run("end all others where they are too many, and none comes back", func(t *testing.T) {
