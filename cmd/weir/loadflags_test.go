@@ -46,6 +46,8 @@ func TestLoadZeros(t *testing.T) {
 		{[]string{"--requests=0"}, exitUsage, `--requests: "0": ` + whole},
 		{[]string{"--arrivals="}, exitUsage, `--arrivals must be one of "constant","poisson"`},
 		{[]string{"--ramp=0:0:0s"}, exitUsage, `--ramp: "0:0:0s": want FROM:TO:DURATION, for example 10:500:30s`},
+		{[]string{"--ramp=Inf:10:5s"}, exitUsage, `--ramp: "Inf:10:5s": want rates from 0 to 1000000 a second`},
+		{[]string{"--ramp=1:1000001:5s"}, exitUsage, `--ramp: "1:1000001:5s": want rates from 0 to 1000000 a second`},
 		{[]string{"--ramp=0:0:1s"}, exitFailed, `--rate: nothing would be sent: want a rate and a duration that make a request at least`},
 		{[]string{"--max-in-flight=0"}, exitUsage, `--max-in-flight: "0": ` + whole},
 		{[]string{"--timeout=0"}, exitUsage, `--timeout: "0": ` + span},
@@ -226,7 +228,7 @@ func TestPlanForms(t *testing.T) {
 runs: [{name: a}]
 load:
   url: /a
-  ramps: [10, "1:20000:5s", 1:50:5s]
+  ramps: [10, "1:20000:5s", 1:50:5s, "Inf:2:3s"]
   slo:
     - fast
     - p95<300ms
@@ -236,10 +238,27 @@ load:
 	status := run(context.Background(), []string{"load", "matrix", plan}, output{&stdout, &stderr})
 	want := plan + `:5: load.ramps[0]: "10": want FROM:TO:DURATION, for example 10:500:30s
 ` + plan + `:5: load.ramps[1]: "1:20000:5s": want rate with it for more than 10000 a second
+` + plan + `:5: load.ramps[3]: "Inf:2:3s": want rates from 0 to 1000000 a second
 ` + plan + `:7: load.slo[0]: "fast": ` + loadtest.ObjectiveForm + `
 ` + plan + `:9: load.slo[2]: "ttft<1s": want stream: true with it, or a condition for the latency, for example p95<300ms
 `
 	if status != exitFailed || stderr.String() != want || stdout.String() != "" {
 		t.Errorf("status %d, stderr\n%swant\n%s", status, &stderr, want)
+	}
+}
+
+// TestRampsOfTheLongestLoad checks that requests which ramps have room for need no rate
+// held after them, where that would be longer than a load may be.
+func TestRampsOfTheLongestLoad(t *testing.T) {
+	c := &loadRun{URL: "http://h/", Rate: 1, Requests: 5, Ramp: []loadRamp{{From: 1, To: 1, For: loadtest.MaxDuration}}}
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	o, err := c.options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadtest.New(o); err != nil || len(o.Stages) != 1 {
+		t.Errorf("%d stages, %v; want the ramp alone", len(o.Stages), err)
 	}
 }

@@ -14,7 +14,8 @@ import (
 // have nothing longer to say.
 const maxAdvice = 366 * 24 * time.Hour
 
-// newAdvice counts waits from 1 ms to a year with three digits, in milliseconds.
+// newAdvice counts waits of up to a year with three digits, in milliseconds; what says
+// to come back at once is none.
 func newAdvice() *hdrhistogram.Histogram { return hdrhistogram.New(1, maxAdvice.Milliseconds(), 3) }
 
 // retryAdvice is when a refusal that came at a moment says to come back: by

@@ -69,10 +69,9 @@ func Compare(old, new *Report) *Comparison {
 			return
 		}
 		change := Change{Name: name, Unit: "ms", Old: was, New: is, Percent: percent(was, is)}
-		a, b := old.Confidence[name], new.Confidence[name]
-		change.Verdict = verdict(&change, a, b, max(at(old.LateMS), at(new.LateMS)))
-		told := (change.Verdict == Worse || change.Verdict == Better) && a.High > 0 && b.High > 0
-		if !told && min(old.beyond(of, q), new.beyond(of, q)) < tailLeast {
+		change.Verdict = verdict(&change, old.Confidence[name], new.Confidence[name], max(at(old.LateMS), at(new.LateMS)))
+		plain := change.Verdict == Worse && apart(old, new, name, q) || change.Verdict == Better && apart(new, old, name, q)
+		if !plain && min(old.beyond(of, q), new.beyond(of, q)) < tailLeast {
 			change.Verdict = TooFew
 		}
 		c.Changes = append(c.Changes, change)
@@ -125,16 +124,30 @@ func (r *Report) quantilesOf(d distribution) Quantiles {
 // earlier versions do not say how many there are: of those it is what the histogram
 // counts, else one for each answer, which of gaps between tokens is less than there are.
 func (r *Report) beyond(d distribution, q float64) int64 {
+	n := r.count(d)
+	return n - int64(math.Ceil(float64(n)*q))
+}
+
+// count is how many values a distribution has.
+func (r *Report) count(d distribution) int64 {
 	n := r.Samples[string(d)]
 	if n == 0 && d == latencies {
 		for _, b := range r.Histogram {
 			n += b.Count
 		}
 	}
-	if n == 0 {
-		n = r.OK
-	}
-	return n - int64(math.Ceil(float64(n)*q))
+	return cmp.Or(n, r.OK)
+}
+
+// apart tells whether the range of a latency's percentile q in one report ends below
+// where that in another begins, and both ends are known: the range of the p99 of 15
+// answers has no upper one, however fast the slowest of them was.
+func apart(lower, higher *Report, name string, q float64) bool {
+	a, b := lower.Confidence[name], higher.Confidence[name]
+	n := float64(lower.count(latencies))
+	_, high := ranks(n, q)
+	low, _ := ranks(float64(higher.count(latencies)), q)
+	return a.High > 0 && high <= n && low > 0 && a.High < b.Low
 }
 
 // verdict judges the change of a latency with the ranges that its two values are in,
@@ -220,7 +233,7 @@ func (c *Comparison) Slower(share float64) (all []Change) {
 	for _, change := range c.Changes {
 		switch {
 		case change.Verdict != Worse || change.Name == hitRatio:
-		case change.Name == errorShare, math.Abs(change.Percent) > 100*share:
+		case change.Name == errorShare, math.Abs(change.Percent) > 100*share+roundingError:
 			all = append(all, change)
 		}
 	}
@@ -277,10 +290,14 @@ func (c *Comparison) notes() (all []string) {
 // WriteText writes the comparison as a table of 80 columns.
 func (c *Comparison) WriteText(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "  %-12s%14s%14s%16s   %s\n", "", "before", "now", "change", "verdict")
+	rows := [][]string{{"", "before", "now", "change", "verdict"}}
 	for _, change := range c.Changes {
 		value := func(f float64) string { return significant(f) + " " + change.Unit }
-		fmt.Fprintf(&b, "  %-12s%14s%14s%16s   %s\n", change.Name, value(change.Old), value(change.New), change.change(), change.Verdict)
+		rows = append(rows, []string{change.Name, value(change.Old), value(change.New), change.change(), change.Verdict})
+	}
+	widths := columnWidths(rows, []int{14, 14, 16})
+	for _, row := range rows {
+		b.WriteString("  " + padded(row[0], 12) + columns(row[1:4], widths) + "   " + row[4] + "\n")
 	}
 	for _, note := range c.notes() {
 		b.WriteString("\n" + wrap(note, "  ") + "\n")

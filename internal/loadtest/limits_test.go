@@ -125,3 +125,117 @@ func TestLongestClosedLoop(t *testing.T) {
 		}
 	}
 }
+
+// TestTailsOfFewValues checks that a percentile whose range has no end is no plain change:
+// the p99 of 15 answers is the slowest of them, which chance decides.
+func TestTailsOfFewValues(t *testing.T) {
+	load := func(n int64, took func(int) time.Duration) (r *loadtest.Report) {
+		synctest.Test(t, func(t *testing.T) {
+			s := &server{answer: func(n int, r *http.Request) (*http.Response, error) { return after(took(n))(n, r) }}
+			r = virtually(t, t.Context(), loadtest.Options{Stages: rate(10, 20*time.Second), Requests: n}, s)
+		})
+		return r
+	}
+	alike := func(int) time.Duration { return 10 * ms }
+	slow := func(d time.Duration, is func(int) bool) func(int) time.Duration {
+		return func(n int) time.Duration {
+			if is(n) {
+				return d
+			}
+			return 10 * ms
+		}
+	}
+	sixth := slow(3*time.Second, func(n int) bool { return n%6 == 5 })
+	last := func(n int) bool { return n >= 13 }
+	for _, c := range []struct {
+		name     string
+		old, now *loadtest.Report
+		p95, p99 string
+		slower   int
+	}{
+		{"two of 15 are slower", load(15, slow(30*ms, last)), load(15, slow(60*ms, last)), loadtest.TooFew, loadtest.TooFew, 0},
+		{"and faster", load(15, slow(60*ms, last)), load(15, slow(30*ms, last)), loadtest.TooFew, loadtest.TooFew, 0},
+		{"one of six of 150 is slow", load(150, alike), load(150, sixth), loadtest.Worse, loadtest.TooFew, 1},
+		{"and was slow", load(150, sixth), load(150, alike), loadtest.Better, loadtest.TooFew, 0},
+		{"a single answer says nothing", load(1, alike), load(1, func(int) time.Duration { return time.Second }), loadtest.TooFew, loadtest.TooFew, 0},
+	} {
+		got := map[string]string{}
+		compared := loadtest.Compare(c.old, c.now)
+		for _, change := range compared.Changes {
+			got[change.Name] = change.Verdict
+		}
+		if slower := compared.Slower(0.1); got["p95"] != c.p95 || got["p99"] != c.p99 || len(slower) != c.slower {
+			t.Errorf("%s: p95 %s, p99 %s, slower %v; want %s, %s and %d", c.name, got["p95"], got["p99"], slower, c.p95, c.p99, c.slower)
+		}
+	}
+}
+
+// TestSlowerByAShareThatIsNoBinaryFraction checks that as much slower as is allowed is not
+// too slow: 13.7 % are not above 13.7 %.
+func TestSlowerByAShareThatIsNoBinaryFraction(t *testing.T) {
+	for allowed, want := range map[float64]int{13.6: 1, 13.7: 0} {
+		c := &loadtest.Comparison{Changes: []loadtest.Change{{Name: "p50", Unit: "ms", Old: 10, New: 11.37, Percent: 13.7, Verdict: loadtest.Worse}}}
+		if slower := c.Slower(allowed / 100); len(slower) != want {
+			t.Errorf("13.7 %% slower where %g %% is allowed: %v, want %d", allowed, slower, want)
+		}
+	}
+}
+
+// TestFastestStream checks that a stream which is done in no time is no slow one, however
+// many tokens it is said to have.
+func TestFastestStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := streaming(role(0), chunk(0, "ab"), chunk(time.Nanosecond, "cd"), usageFrame(1<<30), frame{0, doneFrame})
+		r := virtually(t, t.Context(), loadtest.Options{Stages: rate(10, time.Second), Stream: true, Body: `{"stream": true}`}, s)
+		if r.Tokens != 10<<30 || r.StreamSpeeds.P50 < 1e6 {
+			t.Errorf("%d tokens, %g/s of a stream, want %d and the most that is counted", r.Tokens, r.StreamSpeeds.P50, int64(10<<30))
+		}
+	})
+}
+
+// TestLongLatenciesStayApart checks that the rows of latencies and of changes have a space
+// between their columns, whatever is in them.
+func TestLongLatenciesStayApart(t *testing.T) {
+	hour := loadtest.Quantiles{P50: 3_600_000, P90: 3_600_000, P95: 3_600_000, P99: 3_600_000, P999: 3_600_000, Max: 3_600_000}
+	r := &loadtest.Report{Sent: 1, Errors: map[string]int64{"timeout": 1}, LatencyMS: hour}
+	c := &loadtest.Comparison{Changes: []loadtest.Change{{Name: "tokens", Unit: "/s", Old: 1e13, New: 2e13, Percent: 100, Verdict: loadtest.Better}}}
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(strings.Fields(text.String()), " ")
+	for _, want := range []string{"latency" + strings.Repeat(" 3,600,000", 6), "tokens 10,000,000,000,000 /s 20,000,000,000,000 /s +100 % better"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not apart:\n%s", want, &text)
+		}
+	}
+}
+
+// TestAdviceToComeBackAtOnce checks that no wait is reported as none.
+func TestAdviceToComeBackAtOnce(t *testing.T) {
+	for header, want := range map[string]struct {
+		max  float64
+		text string
+	}{
+		"0":   {0, "half at once, all at once"},
+		"0.2": {0.001, "half within 0.001 s, all within 0.001 s"},
+		"1":   {0.001, "half within 0.001 s, all within 0.001 s"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &server{answer: func(int, *http.Request) (*http.Response, error) {
+				return reply(http.StatusTooManyRequests, "", "Retry-After-Ms", header), nil
+			}}
+			r := virtually(t, t.Context(), loadtest.Options{Concurrency: 1, Requests: 3}, s)
+			var text bytes.Buffer
+			if err := r.WriteText(&text); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(strings.Fields(text.String()), " "); r.RetryAfter.MaxS != want.max || r.RetryAfter.P50S != want.max || !strings.Contains(got, want.text) {
+				t.Errorf("%s ms: %+v, want %g s and %q in\n%s", header, r.RetryAfter, want.max, want.text, &text)
+			}
+		})
+	}
+}

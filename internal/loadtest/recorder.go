@@ -1,6 +1,7 @@
 package loadtest
 
 import (
+	"math"
 	"net/http"
 	"sync"
 	"time"
@@ -207,7 +208,7 @@ func (r *recorder) countAdvice(a *outcome) {
 	r.refused++
 	if wait, ok := retryAdvice(a.header, a.ended); ok {
 		r.advised++
-		_ = r.retry.RecordValue(max(wait.Milliseconds(), 1)) // it is in the range
+		_ = r.retry.RecordValue(int64(math.Ceil(float64(wait) / float64(time.Millisecond)))) // it is in the range
 	}
 }
 

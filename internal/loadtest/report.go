@@ -109,7 +109,7 @@ type Range struct {
 	High float64 `json:"high"`
 }
 
-// RetryReport sums up when refusals say to come back.
+// RetryReport sums up when refusals say to come back; no seconds are at once.
 type RetryReport struct {
 	Refused int64   `json:"refused"`
 	Advised int64   `json:"advised"` // those that say when
@@ -435,13 +435,20 @@ func confidence(h *hdrhistogram.Histogram) map[string]Range {
 	}
 	of := map[string]Range{}
 	for name, q := range map[string]float64{"p50": 0.5, "p95": 0.95, "p99": 0.99} {
-		wide := 1.96 * math.Sqrt(n*q*(1-q))
+		low, high := ranks(n, q)
 		at := func(rank float64) float64 {
 			return float64(min(h.ValueAtPercentile(100*min(max(rank/n, 0), 1)), h.Max())) / 1000
 		}
-		of[name] = Range{at(n*q - wide), at(n*q + wide + 1)}
+		of[name] = Range{at(low), at(high)}
 	}
 	return of
+}
+
+// ranks are between which of n values their percentile q is with a probability of 95 %.
+// Of few values they are below the first and above the last: that end is not known.
+func ranks(n, q float64) (low, high float64) {
+	wide := 1.96 * math.Sqrt(n*q*(1-q))
+	return n*q - wide, n*q + wide + 1
 }
 
 // histogramStep is how much longer a bucket of the report's is than the one before.

@@ -234,7 +234,8 @@ func (c *streamCounts) add(a *outcome) {
 func (c *tokenCount) add(a *outcome, n int64) {
 	c.tokens += n
 	if took := a.last.Sub(a.firstAt); took > 0 && n > 1 {
-		_ = c.speed.RecordValue(min(max(int64(1000*float64(n-1)/took.Seconds()), leastMicros), mostMicros))
+		speed := min(1000*float64(n-1)/took.Seconds(), float64(mostMicros)) // what is more may not fit into an integer
+		_ = c.speed.RecordValue(max(int64(speed), leastMicros))
 	}
 }
 

@@ -155,8 +155,8 @@ func (r *Report) writeCounts(b *strings.Builder) {
 		detail(b, "", "", kind+": "+r.ErrorExamples[kind])
 	}
 	if a := r.RetryAfter; a != nil && a.Advised > 0 {
-		detail(b, "advice", grouped(a.Advised), fmt.Sprintf("of %s refusals say when to come back: half within %s s, all within %s s",
-			grouped(a.Refused), significant(a.P50S), significant(a.MaxS)))
+		detail(b, "advice", grouped(a.Advised), fmt.Sprintf("of %s refusals say when to come back: half %s, all %s",
+			grouped(a.Refused), withinText(a.P50S), withinText(a.MaxS)))
 	}
 	if len(r.SLO) > 0 {
 		detail(b, "goodput", rateText(r.Goodput)+"/s", "answers inside the service level")
@@ -178,16 +178,21 @@ func (o ObjectiveReport) verdict() string {
 }
 
 func (r *Report) writeLatencies(b *strings.Builder) {
-	fmt.Fprintf(b, "\n  %-16s%9s%9s%9s%9s%9s%9s\n", "milliseconds", "p50", "p90", "p95", "p99", "p99.9", "max")
-	row := func(name string, q Quantiles) {
+	rows := [][]string{{"milliseconds", "p50", "p90", "p95", "p99", "p99.9", "max"}}
+	add := func(name string, q Quantiles) {
 		if q.Max > 0 || name == "latency" {
-			fmt.Fprintf(b, "  %-16s%9s%9s%9s%9s%9s%9s\n", name, measure(q.P50), measure(q.P90), measure(q.P95), measure(q.P99), measure(q.P999), measure(q.Max))
+			rows = append(rows, []string{name, measure(q.P50), measure(q.P90), measure(q.P95), measure(q.P99), measure(q.P999), measure(q.Max)})
 		}
 	}
-	row("latency", r.LatencyMS)
-	row("first token", r.TTFTMS)
-	row("between tokens", r.ITLMS)
-	row("sent late", r.LateMS)
+	add("latency", r.LatencyMS)
+	add("first token", r.TTFTMS)
+	add("between tokens", r.ITLMS)
+	add("sent late", r.LateMS)
+	b.WriteByte('\n')
+	widths := columnWidths(rows, slices.Repeat([]int{9}, 6))
+	for _, row := range rows {
+		b.WriteString("  " + padded(row[0], 16) + columns(row[1:], widths) + "\n")
+	}
 	for _, text := range []string{r.tokensText(), r.usageNote()} {
 		if text != "" {
 			b.WriteString("\n" + wrap(text, "  ") + "\n")
@@ -474,6 +479,14 @@ func pluralWere(n int64, noun string) string {
 // secondsText writes a time in seconds.
 func secondsText(s float64) string {
 	return strings.TrimSuffix(strings.TrimRight(strconv.FormatFloat(s, 'f', 2, 64), "0"), ".") + " s"
+}
+
+// withinText is how long a wait is at most, in words.
+func withinText(s float64) string {
+	if s == 0 {
+		return "at once"
+	}
+	return "within " + significant(s) + " s"
 }
 
 // printable makes one line of text that a terminal shows as it is.
