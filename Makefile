@@ -59,12 +59,11 @@ fuzz:
 	done
 
 # The race detector needs a C compiler, the tests of the first minutes use curl, as
-# a newcomer does, the dashboard is driven in Chromium, and the official clients come
-# with npm. NodeSource's nodejs has
-# npm in it, and conflicts with Debian's. The tests run Redis, nginx, Caddy and
-# PostgreSQL of their own, on free ports; that Debian's packages start one each is no
-# help to them, so what this installs is stopped again. PostgreSQL's programs are not
-# on the PATH there.
+# a newcomer does, the dashboard is driven in Chromium, and the official clients
+# come with npm. NodeSource's nodejs has npm in it, and conflicts with Debian's. The
+# tests run Redis, nginx, Caddy and PostgreSQL of their own, on free ports; that
+# Debian's packages start one each is no help to them, so what this installs is
+# stopped again. PostgreSQL's programs are not on the PATH there.
 tools:
 	@missing=""; services=""; \
 	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
