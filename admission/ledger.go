@@ -215,7 +215,7 @@ func (s *Scheduler) Done(it *Item, result Result, now time.Time) {
 	switch {
 	case it.socket:
 	case result != Unused:
-		t.ended(r.Kind, took, result, it.produced, it.cost, it.streamed)
+		t.ended(r.Kind, took, result, it.produced, r.cost(), it.streamed)
 	default:
 		t.use(t.running, t.tokens)
 	}

@@ -25,7 +25,8 @@ type Preview struct {
 	Before int
 	// Waiting is how many wait, by class.
 	Waiting [classes]int
-	// Cost is the work that it stands for: see Cost; without tokens it is its items.
+	// Cost is the work that it stands for: see Cost. Without tokens it is its items or,
+	// where others have tokens, as many as those have in the time of one without.
 	Cost float64
 }
 
@@ -43,7 +44,7 @@ func (q *Queue) Preview(r Request) Preview {
 // Preview is Queue.Preview: Submit for a copy of the caller, which nothing else holds.
 func (s *Scheduler) Preview(r Request, now time.Time) Preview {
 	r.bound()
-	it := &Item{request: r, state: waiting, target: -1, arrived: now, returns: len(r.Tried) > 0, cost: r.cost()}
+	it := &Item{request: r, state: waiting, target: -1, arrived: now, returns: len(r.Tried) > 0, cost: s.rate.price(&r)}
 	it.caller = s.callers.copyOf(&r)
 	c, l := it.caller, &s.lines[r.Class]
 	p := Preview{Before: c.queued, Cost: it.cost, Load: slices.Clone(s.load)}

@@ -15,6 +15,7 @@ type rate struct {
 	did       float64 // what it is the mean of, and of how long
 	lasted    float64
 	dense     float64       // cost a second, of one request with tokens; 0: there was none
+	plain     float64       // seconds of a request without tokens; 0: there was none
 	faded     time.Time     // when fastest was last made shorter
 	fastest   [64]float64   // seconds of the fastest request lately, by the power of two of its cost; 0: not known
 	usual     time.Duration // of a request
@@ -83,18 +84,34 @@ func (r *rate) took(d time.Duration, it *Item) {
 		r.usual = d
 	}
 	r.usual += (d - r.usual) / 8
-	if f := &r.fastest[costClass(it.cost)]; *f == 0 || d.Seconds() < *f {
+	if f := &r.fastest[costClass(it.request.cost())]; *f == 0 || d.Seconds() < *f {
 		*f = d.Seconds()
 	} else {
 		*f += (d.Seconds() - *f) / 16
 	}
-	if it.request.hasTokens() && d > 0 {
+	switch {
+	case !it.request.hasTokens():
+		if r.plain == 0 {
+			r.plain = d.Seconds()
+		}
+		r.plain += (d.Seconds() - r.plain) / 16
+	case d > 0:
 		dense := it.cost / d.Seconds()
 		if r.dense == 0 {
 			r.dense = dense
 		}
 		r.dense += (dense - r.dense) / 64
 	}
+}
+
+// price is what q is expected to cost in the unit of the work that is done. Where there
+// are requests with tokens that is tokens, for all: one without has as many as they
+// have in the time that it takes.
+func (r *rate) price(q *Request) float64 {
+	if q.hasTokens() || r.dense == 0 || r.plain == 0 {
+		return q.cost()
+	}
+	return max(r.plain*r.dense, 1)
 }
 
 // done is the part of a request of a cost that is over after d, at most: by the

@@ -209,6 +209,47 @@ func TestRegressionRequestsWithoutTokensPayForTheirTime(t *testing.T) {
 	}
 }
 
+func TestRegressionRequestsWithoutTokensAreRefusedInTimeBesideOthersWithSome(t *testing.T) {
+	o := places(2)
+	o.MaxQueue, o.MaxWait = 100, 2*time.Second
+	p := newPlay(t, o)
+	p.each(5, client{Request: admission.Request{Caller: "chat", Kind: "chat", Input: 300, Output: 150}, took: time.Second, back: 100 * time.Millisecond, done: ok})
+	p.run(30 * time.Second)
+	waited := map[admission.Reason]int{}
+	var advised time.Duration
+	var next func()
+	next = func() {
+		p.asks(admission.Request{Caller: "rank", Kind: "rank", Class: admission.Standard}, func(it *admission.Item) {
+			if refusal := it.Refusal(); refusal != nil {
+				waited[refusal.Reason]++
+				advised = max(advised, refusal.RetryAfter)
+				p.in(time.Second, next)
+				return
+			}
+			p.in(200*time.Millisecond, func() {
+				ok(p, it)
+				next()
+			})
+		})
+	}
+	for range 60 { // about 3 of their requests are done in a second, as chat has half
+		next()
+	}
+	p.run(20 * time.Second) // to know what they take
+	clear(waited)
+	p.run(60 * time.Second)
+	if waited[admission.WaitTooLong] < 20*waited[admission.Expired] || waited[admission.WaitTooLong] == 0 {
+		t.Errorf("refused: %v, want nearly all at once", waited)
+	}
+	if advised < 5*time.Second {
+		t.Errorf("the longest advice is %v, want the time of an appointment", advised)
+	}
+	preview := p.Preview(admission.Request{Caller: "new", Kind: "rank", Class: admission.Standard}, p.now)
+	if !preview.Known || preview.Wait < 100*time.Millisecond {
+		t.Errorf("a newcomer waits %v (known: %v), want the time of one of its kind or more", preview.Wait, preview.Known)
+	}
+}
+
 func TestRegressionADeadlineIsTriedWhereTheTargetIsIdle(t *testing.T) {
 	hurried := func(w *world) func(*admission.Request) {
 		return func(r *admission.Request) { r.Deadline = w.now.Add(2 * time.Second) }

@@ -140,7 +140,7 @@ func (s *Scheduler) arrive(it *Item, now time.Time) {
 	r := &it.request
 	r.bound()
 	it.state, it.arrived, it.target = waiting, now, -1
-	it.cost = r.cost()
+	it.cost = s.rate.price(r)
 	it.caller = s.callers.get(r)
 }
 
