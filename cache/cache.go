@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,6 +88,10 @@ type Options struct {
 	StaleIfError time.Duration
 	// Share says who shares answers. "" means ShareCaller.
 	Share Share
+	// CallerFields are request fields that name the caller, besides the credentials
+	// Authorization, X-Api-Key, Api-Key and Cookie, and are in the key as those are: with
+	// ShareCaller. An answer that varies by one of them is shared with nobody else.
+	CallerFields []string
 	// Ignore lists JSON pointers (RFC 6901) of members that do not change the
 	// answer: they are left out of the key.
 	Ignore []string
@@ -134,6 +139,7 @@ type Event struct {
 // nothing is asked of it any more.
 type Cache struct {
 	options Options
+	own     []string        // fields that belong to one caller
 	ignore  *jsonscan.Paths // of requests without a form
 	formed  *jsonscan.Paths // of requests with one
 	flights flights[Key, outcome]
@@ -250,6 +256,10 @@ func (c *Cache) check(o *Options) error {
 	case ReplayASAP, ReplayOriginal:
 	default:
 		errs = append(errs, fmt.Errorf("cache: Replay: %q: want asap or original", o.Replay))
+	}
+	c.own = credentials()
+	for _, name := range o.CallerFields {
+		c.own = append(c.own, http.CanonicalHeaderKey(name))
 	}
 	var err error
 	if c.ignore, err = jsonscan.Compile(o.Ignore...); err != nil {

@@ -170,6 +170,11 @@ func TestMiddlewareKeys(t *testing.T) {
 	same("callers of one plan that shares", cache.Options{Share: cache.SharePlan}, by(request("POST", "/", `{}`), "key:a", "pro"), by(request("POST", "/", `{}`), "key:b", "pro"))
 	apart("plans", cache.Options{Share: cache.SharePlan}, by(request("POST", "/", `{}`), "key:a", "pro"), by(request("POST", "/", `{}`), "key:b", "free"))
 	same("all", cache.Options{Share: cache.ShareAll}, by(request("POST", "/", `{}`, "Cookie", "1"), "key:a", "pro"), by(request("POST", "/", `{}`, "Cookie", "2"), "key:b", "free"))
+	named := cache.Options{CallerFields: []string{"x-user"}}
+	for share, judge := range map[cache.Share]func(string, cache.Options, *http.Request, *http.Request){cache.ShareCaller: apart, cache.SharePlan: same, cache.ShareAll: same} {
+		named.Share = share
+		judge("a field that names the caller, "+string(share), named, request("POST", "/", `{}`, "X-User", "a"), request("POST", "/", `{}`, "X-User", "b"))
+	}
 	other := request("POST", "/", `{}`)
 	other.RemoteAddr = "198.51.100.9:1"
 	apart("addresses without auth", def, request("POST", "/", `{}`), other)

@@ -199,8 +199,7 @@ func (c *Cache) keyedBy(vary []string) bool {
 	for _, line := range vary {
 		for name := range strings.SplitSeq(line, ",") {
 			name = http.CanonicalHeaderKey(strings.TrimSpace(name))
-			credential := slices.Contains(credentials(), name)
-			if name == "*" || unkeyed(name) || credential && c.options.Share != ShareCaller {
+			if name == "*" || unkeyed(name) || slices.Contains(c.own, name) && c.options.Share != ShareCaller {
 				return false
 			}
 		}

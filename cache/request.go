@@ -97,7 +97,7 @@ func (c *Cache) inferenceKey(r *Request) (Key, error) {
 	k.Add(r.HTTP.URL.EscapedPath())
 	k.Add(r.HTTP.URL.RawQuery)
 	k.Add(r.Model)
-	k.AddFields(r.HTTP.Header)
+	k.AddFields(r.HTTP.Header, c.own...)
 	if len(r.Body) == 0 || !isJSON(r.HTTP.Header) {
 		k.Add("bytes")
 		k.AddBytes(r.Body)
@@ -124,7 +124,9 @@ func (c *Cache) addOwner(k *KeyHash, r *Request) {
 	case ShareCaller:
 		k.Add("caller")
 		k.Add(r.Caller.ID)
-		addCredentials(k, r.HTTP.Header)
+		for _, name := range c.own {
+			addValues(k, r.HTTP.Header[name])
+		}
 	case SharePlan:
 		k.Add("plan")
 		k.Add(r.Caller.Plan)
@@ -160,13 +162,16 @@ func (k Key) inForm(form string) Key {
 	return h.Sum()
 }
 
-// AddFields adds the fields of h that an answer may depend on, but no credentials
-// (Authorization, X-Api-Key, Api-Key, Cookie): whose answer it is, is another part
-// of a key.
-func (k *KeyHash) AddFields(h http.Header) {
+// Keyed reports whether a request field, by its canonical name, is one that an answer
+// may depend on, and no credential (Authorization, X-Api-Key, Api-Key, Cookie): whose
+// answer it is, is another part of a key.
+func Keyed(name string) bool { return !unkeyed(name) && !slices.Contains(credentials(), name) }
+
+// AddFields adds the fields of h that are Keyed, without those in except.
+func (k *KeyHash) AddFields(h http.Header, except ...string) {
 	names := make([]string, 0, 32)
 	for name, values := range h {
-		if len(values) > 0 && !unkeyed(name) && !slices.Contains(credentials(), name) {
+		if len(values) > 0 && Keyed(name) && !slices.Contains(except, name) {
 			names = append(names, name)
 		}
 	}

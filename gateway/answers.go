@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -205,6 +207,7 @@ func (s *setup) cacheOptions(c config.Route, a *answers) cache.Options {
 		StaleWhileRevalidate: c.Cache.StaleWhileRevalidate,
 		StaleIfError:         c.Cache.StaleIfError,
 		Share:                cache.Share(c.Cache.Share),
+		CallerFields:         s.callerFields,
 		Ignore:               c.Cache.Ignore,
 		Forms:                dialect.FormPointers(),
 		Tags:                 c.Cache.Tags,
@@ -213,6 +216,21 @@ func (s *setup) cacheOptions(c config.Route, a *answers) cache.Options {
 		Depth:                s.config.Limits.JSONDepth,
 		NoCoalesce:           !c.Cache.Coalesce,
 	}
+}
+
+// callerFieldsOf are the request fields that name a caller: whose answer it is, the
+// route says.
+func callerFieldsOf(c config.Callers) []string {
+	if len(c.TrustedProxies) == 0 || !slices.Contains(c.Identify, "header") {
+		return nil
+	}
+	return []string{http.CanonicalHeaderKey(c.Header)}
+}
+
+// asks reports whether a request field is part of what is asked for: whether answers may
+// depend on it, whoever asks.
+func (s *setup) asks(field string) bool {
+	return cache.Keyed(field) && !slices.Contains(s.callerFields, field)
 }
 
 // generation stands for which model servers there are behind a route, what they are
@@ -238,6 +256,9 @@ func (s *setup) generation(c config.Route) string {
 	// Its hash alone: they may hold a key.
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q", fields))
 	k.Add(hex.EncodeToString(sum[:]))
+	if c.Cache.Share != string(cache.ShareCaller) {
+		k.Add(strings.Join(s.callerFields, "")) // which is in no key then
+	}
 	settings := c.Cache
 	settings.Coalesce, settings.Replay, settings.MaxEntry, settings.ChargeHits = false, "", 0, false // how, not what
 	settings.TTL, settings.Auto, settings.StaleWhileRevalidate, settings.StaleIfError = 0, nil, 0, 0 // for how long, not what

@@ -26,21 +26,23 @@ const builtinTarget = "builtin:"
 // keeps the one that it started with. What it has in common with the one before it
 // lives on from setup to setup: see held.
 type setup struct {
-	users     atomic.Int64 // requests, and being the present one
-	holds     []*held
-	config    *config.Config
-	callers   *auth.Authenticator
-	calling   *held // callers
-	plans     map[string][]policy
-	shares    map[string]share      // of the queues, by plan
-	overrides map[string]override   // by caller
-	prices    map[string]*priceList // of models, by dialect
-	upstreams map[string]*upstreamSetup
-	routes    []*route
-	counts    ratelimit.Store
-	bodies    *bodies
-	mostBody  int64 // what all bodies together may take
-	moved     moved
+	users   atomic.Int64 // requests, and being the present one
+	holds   []*held
+	config  *config.Config
+	callers *auth.Authenticator
+	calling *held // callers
+	// callerFields are the request fields that name a caller.
+	callerFields []string
+	plans        map[string][]policy
+	shares       map[string]share      // of the queues, by plan
+	overrides    map[string]override   // by caller
+	prices       map[string]*priceList // of models, by dialect
+	upstreams    map[string]*upstreamSetup
+	routes       []*route
+	counts       ratelimit.Store
+	bodies       *bodies
+	mostBody     int64 // what all bodies together may take
+	moved        moved
 	// answerTimeout is how long a client may take for its request and answer
 	// together: longer than any upstream may.
 	answerTimeout time.Duration
@@ -115,6 +117,7 @@ func (p pattern) fits(s string) bool {
 // the tokens' issuer, and the tokens that were found valid.
 func (g *Gateway) buildCallers(s, was *setup) error {
 	c := s.config
+	s.callerFields = callerFieldsOf(c.Callers)
 	if was.callers != nil && sameCallers(c.Callers, was.config.Callers) {
 		s.callers, s.calling = was.callers, was.calling
 		s.holds = append(s.holds, s.calling)

@@ -50,7 +50,7 @@ func (x *exchange) addCache(e *telemetry.Entry) {
 // addRequest says what was asked for, as far as that was read.
 func (x *exchange) addRequest(e *telemetry.Entry) {
 	if x.bodyRead {
-		e.Request = telemetry.RequestHash(x.r.Method, x.r.URL.Path, x.r.URL.RawQuery, x.body)
+		e.Request = telemetry.RequestHash(x.r, x.body, x.setup.asks)
 	}
 	if c := x.call; c != nil && x.chosen != nil && x.chosen.reads {
 		e.Stream = c.Stream
