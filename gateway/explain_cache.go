@@ -151,7 +151,12 @@ func (e *explainer) bypass(wishes cache.Wishes) string {
 func (e *explainer) answerStored() error {
 	x := e.x
 	e.free = !x.chosen.config.Cache.ChargeHits
-	if e.free {
+	switch {
+	case x.look.Refresh:
+		if err := e.refreshes(); err != nil {
+			return err
+		}
+	case e.free:
 		e.peek("A stored answer costs nothing, and is given whatever is left.")
 	}
 	w := &onlyStatus{header: http.Header{}}
@@ -164,17 +169,44 @@ func (e *explainer) answerStored() error {
 	return nil
 }
 
+// refreshes explains who pays for the call in the background that makes a stale answer
+// anew.
+func (e *explainer) refreshes() error {
+	told := len(e.told.Decisions)
+	err := e.reserve(e.x.fill)
+	if _, refused := errors.AsType[*weir.Problem](err); err != nil && !refused {
+		return err
+	}
+	if told == len(e.told.Decisions) {
+		return nil
+	}
+	d := &e.told.Decisions[told]
+	switch {
+	case err != nil:
+		d.Outcome = "not asked"
+		d.Reason = "The stored answer is given whatever is left. The call that makes it anew would be refused, and is left to somebody else: " + d.Reason
+	case d.Outcome == "allowed":
+		e.free = false
+		d.Reason = "The stored answer is given whatever is left, and the call that makes it anew is at this caller's expense: " + d.Reason
+	}
+	return nil
+}
+
 // join explains whether the request waits for the same one.
 func (e *explainer) join() (answered bool) {
 	x := e.x
 	if x.look == nil || !x.look.Running() {
 		return false
 	}
-	e.free = true
+	e.free = !x.chosen.config.Cache.ChargeHits
 	last := &e.told.Decisions[len(e.told.Decisions)-1]
 	if last.Step == "cache" {
 		last.Outcome = "collapsed"
-		last.Reason += " The same request is running: this one waits for its answer, costs nothing and takes no place."
+		costs := "costs nothing"
+		if !e.free {
+			costs = "costs what a stored answer does"
+		}
+		last.Reason += " The same request is running: this one waits for its answer, " + costs + " and takes no place."
 	}
 	e.answer(http.StatusOK, "wait for the same request, which is running", "It gets what the running request gets, unless that turns out to be for one client alone.")
 	return true

@@ -117,6 +117,61 @@ routes: [{name: all, match: {path: /*}, upstream: u, cache: {mode: http, share: 
 	d.nobody(t)
 }
 
+func TestExplainTellsWhoPaysForARefresh(t *testing.T) {
+	const yaml = `
+callers: {keys: KEYS}
+plans: {default: {policies: [{name: one, quota: 1, window: 1h}]}}
+upstreams: {u: {targets: [T0]}}
+routes: [{name: all, match: {path: /*}, upstream: u, cache: {mode: inference, ttl: 1s, stale_while_revalidate: 1h, share: all}}]
+`
+	d := newDesk()
+	w := before(t, yaml, d)
+	first := w.later("GET", "/a", "", of(1)...)
+	d.next(t).ends("old")
+	first.got().isStatus(t, 200)
+	pass(1100 * time.Millisecond)
+
+	poor := w.explains("GET", "/a", "", of(1)...)
+	told(t, poor, "cache", "stale", 200, "be answered from the cache")
+	told(t, poor, "policies", "not asked", 200, "be answered from the cache")
+	if poor.Cost != nil {
+		t.Errorf("a refresh that is left to others costs %v", poor.Cost)
+	}
+	w.send("GET", "/a", "", of(1)...).isStatus(t, 200)
+	d.nobody(t)
+
+	rich := w.explains("GET", "/a", "", of(2)...)
+	told(t, rich, "policies", "allowed", 200, "be answered from the cache")
+	if rich.Cost["requests"] != 1 {
+		t.Errorf("a refresh costs %v, want a request", rich.Cost)
+	}
+	w.send("GET", "/a", "", of(2)...).isStatus(t, 200)
+	d.next(t).ends("new")
+	told(t, w.explains("GET", "/b", "", of(2)...), "policies", "denied", 429, "be refused with 429")
+}
+
+func TestExplainChargesWhoWaitsForTheSame(t *testing.T) {
+	for charged, want := range map[string]int64{"false": 0, "true": 1} {
+		t.Run(charged, func(t *testing.T) {
+			d := newDesk()
+			w := before(t, `
+plans: {default: {policies: [9/hour]}}
+upstreams: {u: {targets: [T0]}}
+routes: [{name: all, match: {path: /*}, upstream: u, cache: {mode: inference, ttl: 1h, charge_hits: `+charged+`}}]
+`, d)
+			first := w.later("GET", "/a", "")
+			v := d.next(t)
+			said := w.explains("GET", "/a", "")
+			told(t, said, "cache", "collapsed", 200, "wait for the same request, which is running")
+			if said.Cost["requests"] != want {
+				t.Errorf("it costs %v, want %d requests", said.Cost, want)
+			}
+			v.ends("")
+			first.got().isStatus(t, 200)
+		})
+	}
+}
+
 func TestExplainTellsJobs(t *testing.T) {
 	w := keep(t, with("", ""), http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { say(rw, "done") }))
 	later := append(of(1), "Prefer", "respond-async", "Idempotency-Key", "k1")
