@@ -183,7 +183,7 @@ func escapedLen(digits []byte) int {
 
 // answeredBy sets the model from the first event that names it.
 func (t *tally) answeredBy(v jsonscan.Value) {
-	if t.model == "" {
+	if t.model == "" && (v.TooLong() || v.Kind() == jsonscan.String) {
 		t.model = clipped(v, maxName)
 	}
 }

@@ -47,6 +47,8 @@ func TestJSONUnderTheTypeOfAStreamIsAWholeAnswer(t *testing.T) {
 		{"an answer with a line end", "chat", chat + "\r\n", io.EOF, answered},
 		{"an answer in several lines", "chat", pretty, io.EOF, answered},
 		{"an answer behind blanks", "chat", "\r\n\r\n \n\t " + chat, io.EOF, answered},
+		{"an answer of what is no name", "chat", strings.Replace(chat, `"m"`, `{}`, 1), io.EOF,
+			Outcome{Usage: answered.Usage, Known: true, Finish: "stop", Complete: true, Stopped: true}},
 		{"an error", "chat", `{"error":{"message":"down","type":"t"}}`, io.EOF, Outcome{Err: "t: down", Complete: true}},
 		{"an error in several lines", "chat", "{\n\"error\": {\n\n\"message\": \"down\"}\n}\n", io.EOF, Outcome{Err: "down", Complete: true}},
 		{"an error of messages", "message", `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}`, io.EOF, Outcome{Err: "overloaded_error: Overloaded", Complete: true}},

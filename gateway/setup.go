@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
 	"slices"
@@ -323,7 +324,9 @@ func labels(configs ...*config.Config) telemetry.Labels {
 		for _, r := range c.Routes {
 			l.Routes = append(l.Routes, r.Name)
 			l.Policies["route:"+r.Name] = append(l.Policies["route:"+r.Name], policyNames(r.Policies)...)
+			l.Models = append(l.Models, r.Match.Model)
 		}
+		l.Models = slices.AppendSeq(l.Models, maps.Keys(c.Prices))
 	}
 	return l
 }

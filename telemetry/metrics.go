@@ -57,6 +57,9 @@ type Labels struct {
 	Routes, Upstreams []string
 	// Policies has the names of the policies of each scope, a plan or a route.
 	Policies map[string][]string
+	// Models are names of models that have series of their own whatever else clients
+	// ask for.
+	Models []string
 }
 
 // Metrics counts what a gateway does. Each has a registry of its own. Its
@@ -84,7 +87,7 @@ func NewMetrics(version string, l Labels) *Metrics {
 		}
 	}
 	m := &Metrics{registry: prometheus.NewRegistry(), vecs: newVectors(), funcs: map[string]*function{}}
-	m.tokens.models, m.tokens.series = map[string]bool{}, map[tokenKey]*tokenSeries{}
+	m.tokens.models, m.tokens.expected, m.tokens.series = map[string]bool{}, map[string]bool{}, map[tokenKey]*tokenSeries{}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "weir_build_info",
 		Help:        "Always 1; the labels say what runs.",
@@ -129,6 +132,7 @@ func (m *Metrics) Extend(l Labels) {
 	next := m.series.Load().clone()
 	next.add(&m.vecs, l)
 	m.series.Store(next)
+	m.tokens.expect(l.Models)
 }
 
 // RequestStarted counts a request of the route as in flight. RequestDone with

@@ -212,6 +212,29 @@ func TestMetricsModelsAreBounded(t *testing.T) {
 	}
 }
 
+func TestExpectedModelsHaveSeriesWhateverElseIsAsked(t *testing.T) {
+	l := labels()
+	l.Models = []string{"ours"}
+	m := telemetry.NewMetrics("v1", l)
+	for i := range 1000 {
+		m.Tokens("chat", fmt.Sprint("model-", i), weir.Usage{Output: 1})
+	}
+	m.Tokens("chat", "ours", weir.Usage{Output: 7})
+	l.Models = []string{"theirs"}
+	m.Extend(l)
+	m.Tokens("chat", "theirs", weir.Usage{Output: 8})
+	m.Retain(l)
+	m.Tokens("chat", "gone", weir.Usage{Output: 9})
+	got := counted(m)
+	for _, want := range []string{
+		`{kind="output",model="ours",route="chat"} 7`, `{kind="output",model="theirs",route="chat"} 8`, `{kind="output",model="other",route="chat"} 909`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("series =\n%s\nwant %s", got, want)
+		}
+	}
+}
+
 func TestMetricsFunctions(t *testing.T) {
 	value := func(v float64) func() float64 { return func() float64 { return v } }
 	f := func(name string, add func(*telemetry.Metrics) error, wantErr string, want ...string) {

@@ -10,6 +10,7 @@ import "maps"
 func (m *Metrics) Retain(l Labels) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.tokens.expectOnly(l.Models)
 	was := m.series.Load()
 	next := was.retain(l)
 	if next.size() == was.size() {
