@@ -209,6 +209,7 @@ func (c *loadMatrix) warms(o loadtest.Options) bool {
 
 // warming is the same load for a while, at the rate that it begins with.
 func (c *loadMatrix) warming(o loadtest.Options) loadtest.Options {
+	o.Rehearsal = true
 	if o.Concurrency != 0 {
 		o.Duration = c.Warmup
 	} else {

@@ -117,38 +117,31 @@ func (r *run) newTransport() *http.Transport {
 // the sending was over: when the next request would have been due, unless that is
 // past.
 func (r *run) sendOpen(ctx context.Context) time.Time {
-	random := source{callers: rand.New(rand.NewPCG(r.o.Seed, 1))}
-	if r.o.Arrivals == Poisson {
-		random.times = rand.New(rand.NewPCG(r.o.Seed, 2))
-	}
 	if r.o.Warmup > 0 {
 		rate := r.o.Stages[0].From
-		r.sendStages(ctx, []Stage{{From: rate, To: rate, For: r.o.Warmup}}, -r.o.Warmup, random)
+		r.sendStages(ctx, []Stage{{From: rate, To: rate, For: r.o.Warmup}}, -r.o.Warmup)
 	}
-	over := r.sendStages(ctx, r.o.Stages, 0, random)
+	over := r.sendStages(ctx, r.o.Stages, 0)
 	if now := time.Now(); ctx.Err() != nil || now.After(over) {
 		return now
 	}
 	return over
 }
 
-// source is what an open loop draws from.
-type source struct {
-	callers *rand.Rand
-	times   *rand.Rand // nil: arrivals are constant
-}
-
 // sendStages sends the arrivals of stages that begin at a time from r.begin, which
 // is before it for the warm-up. It returns when the next one would be due.
-func (r *run) sendStages(ctx context.Context, stages []Stage, from time.Duration, random source) time.Time {
-	n := int64(0)
-	for at := range arrivals(stages, random.times) {
-		counts := from >= 0
-		s := shot{seq: n, counts: counts, due: r.begin.Add(from + at), caller: r.mix.draw(random.callers), seed: random.callers.Uint64()}
-		if counts && r.o.Requests > 0 && n >= r.o.Requests || !r.wait(ctx, s.due) {
-			return s.due
+func (r *run) sendStages(ctx context.Context, stages []Stage, from time.Duration) time.Time {
+	requests := r.series(from >= 0)
+	var times *rand.Rand
+	if r.o.Arrivals == Poisson {
+		times = requests.random(2)
+	}
+	for at := range arrivals(stages, times) {
+		due := r.begin.Add(from + at)
+		if requests.counts && r.o.Requests > 0 && requests.made >= r.o.Requests || !r.wait(ctx, due) {
+			return due
 		}
-		n++
+		s := requests.next(due)
 		if r.inFlight.Add(1) > int64(r.o.MaxInFlight) {
 			r.inFlight.Add(-1)
 			r.recorder.unsent(&s, time.Now())
@@ -160,6 +153,40 @@ func (r *run) sendStages(ctx context.Context, stages []Stage, from time.Duration
 		})
 	}
 	return r.begin.Add(from + length(stages))
+}
+
+// series makes requests that are due one after the other: those of the warm-up, or those
+// that count. Neither draws what the other does, or a cache would have been filled with
+// what is measured.
+type series struct {
+	*run
+	counts bool
+	warms  bool // its requests are those of a warm-up
+	draws  *rand.Rand
+	made   int64
+}
+
+func (r *run) series(counts bool) *series {
+	s := &series{run: r, counts: counts, warms: !counts || r.o.Rehearsal}
+	s.draws = s.random(1)
+	return s
+}
+
+// random is the nth source of random values of the series.
+func (s *series) random(n uint64) *rand.Rand {
+	if s.warms {
+		n += 2
+	}
+	return rand.New(rand.NewPCG(s.o.Seed, n))
+}
+
+func (s *series) next(due time.Time) shot {
+	next := shot{seq: s.made, counts: s.counts, due: due, caller: s.mix.draw(s.draws), seed: s.draws.Uint64()}
+	if s.warms {
+		next.seq = -1 - s.made
+	}
+	s.made++
+	return next
 }
 
 // wait waits until a moment, and reports false where ctx ends first. Timers alone
@@ -184,23 +211,19 @@ func (r *run) wait(ctx context.Context, until time.Time) bool {
 // the sending was over.
 func (r *run) sendClosed(ctx context.Context) time.Time {
 	var mu sync.Mutex // guards the two
-	random := rand.New(rand.NewPCG(r.o.Seed, 1))
-	var warm, counted int64
+	warm, counted := r.series(false), r.series(true)
 	next := func() (s shot, ok bool) {
 		now := time.Now()
 		mu.Lock()
 		defer mu.Unlock()
-		s = shot{due: now, counts: !now.Before(r.begin), caller: r.mix.draw(random), seed: random.Uint64()}
-		of := &warm
-		if s.counts {
-			of = &counted
+		of := warm
+		if !now.Before(r.begin) {
+			of = counted
 		}
-		s.seq = *of
-		if ctx.Err() != nil || !r.end.IsZero() && !now.Before(r.end) || s.counts && r.o.Requests > 0 && counted >= r.o.Requests {
+		if ctx.Err() != nil || !r.end.IsZero() && !now.Before(r.end) || of.counts && r.o.Requests > 0 && of.made >= r.o.Requests {
 			return s, false
 		}
-		*of++
-		return s, true
+		return of.next(now), true
 	}
 	var clients sync.WaitGroup
 	for range r.o.Concurrency {

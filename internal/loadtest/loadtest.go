@@ -91,8 +91,12 @@ type Options struct {
 	Requests    int64         // the load ends after so many, warm-up not counted; 0: no bound
 	// Warmup is how long requests are sent before those that count, at the rate that
 	// the first stage begins with. Default none.
-	Warmup  time.Duration
-	Timeout time.Duration // of one request; default DefaultTimeout
+	// Its requests are others: their numbers are -1, -2 and so on, and they draw values
+	// of their own.
+	Warmup time.Duration
+	// Rehearsal has all of the load be the warm-up of another one.
+	Rehearsal bool
+	Timeout   time.Duration // of one request; default DefaultTimeout
 
 	// Callers share the requests. Or CallerCount: so many of the same weight, with
 	// the names 1, 2, …, told apart by CallerHeader, whose values are templates with

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"net/http"
 	"sort"
 	"strconv"
 )
@@ -58,14 +57,6 @@ func (m *mix) name(i int) string {
 		return m.callers[i].Name
 	}
 	return ""
-}
-
-// header is what the caller at i adds to its requests; nil: nothing.
-func (m *mix) header(i int) http.Header {
-	if m.count > 0 || len(m.callers) == 0 {
-		return nil
-	}
-	return m.callers[i].Header
 }
 
 // size is how many callers there are, 0 where nobody tells them apart.

@@ -1,6 +1,7 @@
 package loadtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -18,6 +20,8 @@ type requests struct {
 	parsed *url.URL // of url, where it is no template
 	body   *text
 	fields []field // those of the callers last
+
+	callers [][]field // of each caller, in place of fields with their names
 }
 
 // field is one line of a header.
@@ -54,6 +58,15 @@ func newRequests(o *Options) (*requests, error) {
 	}
 	for _, c := range o.Callers {
 		wrong = append(wrong, checkHeader("--caller: "+c.Name, c.Header))
+		var fields []field
+		for _, name := range sortedNames(c.Header) {
+			for _, value := range c.Header[name] {
+				t, err := newText("--caller: "+c.Name+": "+name, value, o.Line)
+				wrong = append(wrong, err)
+				fields = append(fields, field{http.CanonicalHeaderKey(name), t})
+			}
+		}
+		r.callers = append(r.callers, fields)
 	}
 	if err := errors.Join(wrong...); err != nil {
 		return nil, err
@@ -63,8 +76,12 @@ func newRequests(o *Options) (*requests, error) {
 			return nil, err
 		}
 	}
-	_, err = r.make(context.Background(), &draw{caller: "1", random: rand.New(rand.NewPCG(o.Seed, 0))}, nil)
-	return r, err
+	for caller := range max(len(r.callers), 1) {
+		if _, err = r.make(context.Background(), &draw{caller: "1", random: rand.New(rand.NewPCG(o.Seed, 0))}, caller); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
 }
 
 // parseTarget reads a URL that requests can be sent to.
@@ -79,7 +96,26 @@ func parseTarget(target string) (*url.URL, error) {
 	if u.User != nil {
 		return nil, errors.New("URL: it has a user: want credentials in a header field, for example 'Authorization: Bearer KEY'")
 	}
+	if port, err := strconv.Atoi(cmp.Or(u.Port(), "80")); err != nil || port < 1 || port > 65535 {
+		return nil, fmt.Errorf("URL: %.200q: want a port from 1 to 65535", u.Port())
+	}
+	u.RawQuery = escaped(u.RawQuery)
 	return u, nil
+}
+
+// escaped is a query without what would end the request line or has no place in it, as a
+// browser sends it.
+func escaped(query string) string {
+	var b strings.Builder
+	for i := range len(query) {
+		switch c := query[i]; {
+		case c <= ' ' || c >= 0x7f || c == '"' || c == '<' || c == '>':
+			fmt.Fprintf(&b, "%%%02X", c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // checkHeader says what cannot be a header's field.
@@ -98,7 +134,7 @@ func checkHeader(of string, h http.Header) error {
 }
 
 // make makes the request of a draw, with the fields of its caller.
-func (r *requests) make(ctx context.Context, d *draw, caller http.Header) (*http.Request, error) {
+func (r *requests) make(ctx context.Context, d *draw, caller int) (*http.Request, error) {
 	target := r.parsed
 	if target == nil {
 		rendered, err := r.url.render(d)
@@ -125,8 +161,17 @@ func (r *requests) make(ctx context.Context, d *draw, caller http.Header) (*http
 		}
 		request.Header.Add(f.name, value)
 	}
-	for name, values := range caller {
-		request.Header[http.CanonicalHeaderKey(name)] = values
+	if caller < len(r.callers) {
+		for _, f := range r.callers[caller] {
+			request.Header.Del(f.name)
+		}
+		for _, f := range r.callers[caller] {
+			value, err := f.value.render(d)
+			if err != nil {
+				return nil, err
+			}
+			request.Header.Add(f.name, value)
+		}
 	}
 	if err := checkHeader("--header", request.Header); err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"time"
@@ -68,13 +69,16 @@ func (r *run) fire(ctx context.Context, s *shot) {
 	d := &draw{seq: s.seq, caller: r.mix.name(s.caller), random: rand.New(rand.NewPCG(s.seed, uint64(s.seq)))}
 	timed, cancel := context.WithTimeout(ctx, r.o.Timeout)
 	defer cancel()
-	request, err := r.request.make(timed, d, r.mix.header(s.caller))
+	w := &wire{cancel: cancel}
+	request, err := r.request.make(httptrace.WithClientTrace(timed, w.trace()), d, s.caller)
 	a.began = time.Now()
 	if err != nil {
 		a.kind, a.detail = kindBody, err.Error()
 	} else {
+		w.guard(request)
 		r.exchange(request, s, a)
 	}
+	r.judgeWire(w, a)
 	a.ended = time.Now()
 	a.latency = a.ended.Sub(s.due)
 	a.discarded = a.kind != "" && a.kind != kindRedirect && a.status < http.StatusBadRequest && ctx.Err() != nil
@@ -113,6 +117,18 @@ func (r *run) exchange(request *http.Request, s *shot, a *outcome) {
 	case isRedirect(a.status):
 		a.kind = kindRedirect
 		a.detail = fmt.Sprintf("%d %s, %s", a.status, http.StatusText(a.status), whereTo(request.URL, a.header.Get("Location")))
+	}
+}
+
+// judgeWire says what only the connections of a request tell.
+func (r *run) judgeWire(w *wire, a *outcome) {
+	switch {
+	case w.again.Load():
+		a.kind, a.detail = kindCut, "the connection ended, or the server refused the request, before there was an answer"
+	case a.kind == kindCut || a.kind == kindTimeout:
+		if r.o.Transport == nil && a.status == 0 && !w.connected.Load() {
+			a.kind = kindConnect
+		}
 	}
 }
 

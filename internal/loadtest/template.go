@@ -181,7 +181,8 @@ func (t *text) functions(d *draw) template.FuncMap {
 			if err != nil {
 				return "", err
 			}
-			return lines[d.seq%int64(len(lines))], nil
+			n := int64(len(lines))
+			return lines[(d.seq%n+n)%n], nil // from the last one backwards for a warm-up
 		},
 		"json": func(of any) (string, error) {
 			var out bytes.Buffer
