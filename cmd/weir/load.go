@@ -131,12 +131,15 @@ func (c *loadRun) Run(ctx context.Context, out output) error {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fmt.Fprintf(out.stderr, "weir: %s\n", line)
 		}
-		return errReported
+		return misuse{errReported}
 	}
 	var before *loadtest.Report
 	if c.Compare != "" {
 		if before, err = readReport(string(c.Compare)); err != nil {
 			return err
+		}
+		if c.SlowerBy != nil && before.LatencyMS.P50 == 0 {
+			return fmt.Errorf("%s: has no answer without an error: want a report of a load that was answered, to be slower than", c.Compare)
 		}
 	}
 	files, err := openReports(reportPaths{string(c.JSON), string(c.HTML), *read}, out.stdout)
@@ -160,20 +163,22 @@ func (c *loadRun) Run(ctx context.Context, out output) error {
 
 // write writes the report wherever it is wanted.
 func (c *loadRun) write(out output, files *reportFiles, r, before *loadtest.Report) error {
-	if c.JSON != "-" && c.HTML != "-" {
-		if err := r.WriteText(out.stdout); err != nil {
-			return err
-		}
-		if before != nil {
-			fmt.Fprintf(out.stdout, "\nBeside %s:\n", c.Compare)
-			if err := loadtest.Compare(before, r).WriteText(out.stdout); err != nil {
-				return err
-			}
-		}
-	}
-	return errors.Join(
+	return errors.Join( // the files first: nobody may read the text
 		files.json.write(func(w io.Writer) error { return writeJSON(w, r) }),
-		files.html.write(func(w io.Writer) error { return r.WriteHTML(w, before) }))
+		files.html.write(func(w io.Writer) error { return r.WriteHTML(w, before) }),
+		c.writeText(out.stdout, r, before))
+}
+
+// writeText writes the report to the standard output, if nothing else is to be there.
+func (c *loadRun) writeText(w io.Writer, r, before *loadtest.Report) error {
+	if c.JSON == "-" || c.HTML == "-" {
+		return nil
+	}
+	if err := r.WriteText(w); err != nil || before == nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nBeside %s:\n", c.Compare)
+	return loadtest.Compare(before, r).WriteText(w)
 }
 
 // verdict is the error of a load that has failed.
@@ -224,18 +229,20 @@ func (c *loadRun) options() (loadtest.Options, error) {
 		return o, err
 	}
 	if o.Header, err = headerFields("--header", c.Header); err != nil {
-		return o, err
+		return o, misuse{err}
 	}
 	if o.Header["User-Agent"] == nil {
 		o.Header.Set("User-Agent", "weir-load/"+version())
 	}
 	if o.CallerHeader, err = headerFields("--caller-header", c.CallerHeader); err != nil {
-		return o, err
+		return o, misuse{err}
 	}
 	if c.Callers > 0 && len(o.CallerHeader) == 0 {
 		o.CallerHeader = http.Header{"X-User-Id": {"caller-{{caller}}"}}
 	}
-	o.Callers = mergeCallers(c.Caller)
+	if o.Callers, err = mergeCallers(c.Caller); err != nil {
+		return o, misuse{err}
+	}
 	return o, nil
 }
 

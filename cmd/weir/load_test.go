@@ -7,8 +7,10 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,6 +52,32 @@ func TestLoadInterrupted(t *testing.T) {
 	report, err := readReport(path)
 	if err != nil || report.Ended != loadtest.EndedInterrupted || report.OK != 19 || report.Unfinished != 1 || report.Sent != 20 {
 		t.Errorf("%v, %+v; want 19 answers, and one that was unfinished", err, report)
+	}
+}
+
+// hungUp is a standard output that nobody reads.
+type hungUp struct{}
+
+func (hungUp) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+// TestLoadWritesItsFilesWhoeverReadsItsText loses no report to a reader that has left.
+func TestLoadWritesItsFilesWhoeverReadsItsText(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	path := filepath.Join(t.TempDir(), "report.json")
+	var stderr transcript
+	status := run(context.Background(), []string{"load", "--rate", "100", "--requests", "2", "--json", path, s.URL}, output{hungUp{}, &stderr})
+	report, err := readReport(path)
+	if status != exitFailed || !strings.Contains(stderr.String(), "broken pipe") || err != nil || report.Sent != 2 {
+		t.Errorf("status %d, stderr %q, report %v %+v; want a report, and what failed", status, &stderr, err, report)
+	}
+
+	stderr = transcript{}
+	status = run(context.Background(), []string{"load", "--requests", "2", "--compare", path, "--fail-if-slower", "10%", s.URL}, output{hungUp{}, &stderr})
+	want := "weir: " + path + ": has no answer without an error: want a report of a load that was answered, to be slower than\n"
+	if status != exitFailed || stderr.String() != want {
+		t.Errorf("status %d, stderr %q; want %d and %q", status, &stderr, exitFailed, want)
 	}
 }
 

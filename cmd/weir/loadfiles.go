@@ -59,7 +59,7 @@ type reportFile struct {
 
 func openReports(paths reportPaths, stdout io.Writer) (*reportFiles, error) {
 	if paths.json == "-" && paths.html == "-" {
-		return nil, errors.New("--json, --html: -: want one of them on the standard output, and a file for the other")
+		return nil, misuse{errors.New("--json, --html: -: want one of them on the standard output, and a file for the other")}
 	}
 	f := &reportFiles{}
 	err := f.open(paths, stdout)

@@ -144,9 +144,8 @@ func (c *loadCaller) UnmarshalText(text []byte) error {
 	return err
 }
 
-// mergeCallers makes one caller of those with the same name: the first has the
-// weight.
-func mergeCallers(flags []loadCaller) (all []loadtest.Caller) {
+// mergeCallers makes one caller of those with the same name, and the same weight.
+func mergeCallers(flags []loadCaller) (all []loadtest.Caller, err error) {
 	at := map[string]int{}
 	for _, c := range flags {
 		i, ok := at[c.Name]
@@ -155,6 +154,9 @@ func mergeCallers(flags []loadCaller) (all []loadtest.Caller) {
 			all = append(all, loadtest.Caller(c))
 			continue
 		}
+		if all[i].Weight != c.Weight {
+			return nil, fmt.Errorf("--caller: %.100q has the weights %g and %g: want the same with each of its fields", c.Name, all[i].Weight, c.Weight)
+		}
 		if all[i].Header == nil {
 			all[i].Header = http.Header{}
 		}
@@ -162,7 +164,7 @@ func mergeCallers(flags []loadCaller) (all []loadtest.Caller) {
 			all[i].Header[name] = append(all[i].Header[name], values...)
 		}
 	}
-	return all
+	return all, nil
 }
 
 // headerFields reads fields as curl does.

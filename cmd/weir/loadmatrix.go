@@ -133,14 +133,13 @@ func (w *matrixWork) stop(ctx context.Context, s *loadServer) {
 
 // write writes the runs that are finished wherever they are wanted.
 func (c *loadMatrix) write(out output, files *reportFiles, m *loadtest.Matrix) error {
-	if c.JSON != "-" && c.HTML != "-" {
-		if err := m.WriteText(out.stdout); err != nil {
-			return err
-		}
-	}
-	return errors.Join(
+	err := errors.Join( // the files first: nobody may read the text
 		files.json.write(func(w io.Writer) error { return writeJSON(w, m) }),
 		files.html.write(m.WriteHTML))
+	if c.JSON != "-" && c.HTML != "-" {
+		err = errors.Join(err, m.WriteText(out.stdout))
+	}
+	return err
 }
 
 // verdict is the error of a matrix that is not whole.

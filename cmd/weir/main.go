@@ -91,9 +91,17 @@ func misused(err error) string {
 // errReported ends a command that has said already what is wrong.
 var errReported = errors.New("reported")
 
+// misuse is what is wrong with a command line that only the command itself can judge.
+type misuse struct{ error }
+
+func (m misuse) Unwrap() error { return m.error }
+
 func fail(out output, err error) int {
 	if !errors.Is(err, errReported) {
 		fmt.Fprintf(out.stderr, "weir: %v\n", err)
+	}
+	if _, misused := errors.AsType[misuse](err); misused {
+		return exitUsage
 	}
 	return exitFailed
 }

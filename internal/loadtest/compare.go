@@ -89,7 +89,9 @@ func Compare(old, new *Report) *Comparison {
 			c.Changes = append(c.Changes, moreIsBetter(Change{Name: name, Unit: unit, Old: was, New: is}))
 		}
 	}
-	more("goodput", "/s", old.Goodput, new.Goodput)
+	if slices.Equal(old.objectives(), new.objectives()) {
+		more("goodput", "/s", old.Goodput, new.Goodput)
+	}
 	if old.TokensFrom == new.TokensFrom {
 		more(new.tokenNoun(), "/s", old.TokensPerS, new.TokensPerS)
 	}
@@ -205,6 +207,28 @@ func points(name string, was, is float64, risen string) Change {
 	return c
 }
 
+// objectives are those of the service level, in order.
+func (r *Report) objectives() (all []string) {
+	for _, o := range r.SLO {
+		all = append(all, o.Objective)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// course is how the rate goes, without how long the last one is held.
+func (r *Report) course() string {
+	var all []string
+	for i, s := range r.Stages {
+		text := rateText(s.From) + ":" + rateText(s.To)
+		if i < len(r.Stages)-1 || s.From != s.To {
+			text += fmt.Sprintf(":%gs", s.ForS)
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, " ")
+}
+
 // unlike says what makes two loads different ones.
 func unlike(old, new *Report) (all []string) {
 	differ := func(what string, was, is any) {
@@ -216,12 +240,17 @@ func unlike(old, new *Report) (all []string) {
 	differ("loop", old.Loop, new.Loop)
 	if old.Loop == new.Loop {
 		differ("arrivals", old.Arrivals, new.Arrivals)
-		differ("rate wanted", rateText(old.TargetRate)+"/s", rateText(new.TargetRate)+"/s")
+		was, is := rateText(old.TargetRate)+"/s", rateText(new.TargetRate)+"/s"
+		if differ("rate wanted", was, is); was == is {
+			differ("course of the rate", old.course(), new.course())
+		}
 		differ("clients", old.Concurrency, new.Concurrency)
 	}
 	differ("callers", old.CallerCount, new.CallerCount)
 	differ("streams", old.Stream, new.Stream)
 	differ("tokens counted by", cmp.Or(old.TokensFrom, "nothing"), cmp.Or(new.TokensFrom, "nothing"))
+	differ("service level", cmp.Or(strings.Join(old.objectives(), ", "), "none"), cmp.Or(strings.Join(new.objectives(), ", "), "none"))
+	differ("warm-up", fmt.Sprintf("%g s", old.WarmupS), fmt.Sprintf("%g s", new.WarmupS))
 	differ("cores of the generator", old.Cores, new.Cores)
 	return all
 }

@@ -3,11 +3,69 @@ package loadtest_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/inferweir/weir/internal/loadtest"
 )
+
+// TestLoadsThatAreNotTheSame checks that what one load has and the other has not decides
+// nothing, and is said.
+func TestLoadsThatAreNotTheSame(t *testing.T) {
+	report := func(change func(*loadtest.Report)) *loadtest.Report {
+		r := &loadtest.Report{
+			OK: 1000, Goodput: 100, LatencyMS: loadtest.Quantiles{P50: 10, P95: 20, P99: 30}, Samples: map[string]int64{"latency": 10_000},
+			Loop: "open", TargetRate: 100, Stages: []loadtest.StageReport{{From: 100, To: 100, ForS: 10}},
+		}
+		change(r)
+		return r
+	}
+	level := func(r *loadtest.Report) {
+		r.Goodput, r.SLO = 50, []loadtest.ObjectiveReport{{Objective: "p95<15ms"}}
+	}
+	for name, c := range map[string]struct {
+		old, now func(*loadtest.Report)
+		want     string
+		goodput  bool
+	}{
+		"a service level in one":  {func(*loadtest.Report) {}, level, "service level: was none, is p95<15ms", false},
+		"the same in both":        {level, level, "", true},
+		"another hold":            {func(*loadtest.Report) {}, func(r *loadtest.Report) { r.Stages[0].ForS = 30 }, "", true},
+		"a ramp of the same mean": {func(*loadtest.Report) {}, func(r *loadtest.Report) { r.Stages[0] = loadtest.StageReport{From: 50, To: 150, ForS: 10} }, "course of the rate: was 100:100, is 50:150:10s", true},
+		"a warm-up":               {func(*loadtest.Report) {}, func(r *loadtest.Report) { r.WarmupS = 2 }, "warm-up: was 0 s, is 2 s", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			compared := loadtest.Compare(report(c.old), report(c.now))
+			if got := strings.Join(compared.Unlike, "; "); got != c.want {
+				t.Errorf("unlike: %q, want %q", got, c.want)
+			}
+			goodput := slices.ContainsFunc(compared.Changes, func(change loadtest.Change) bool { return change.Name == "goodput" })
+			if slower := compared.Slower(0.1); goodput != c.goodput || len(slower) != 0 {
+				t.Errorf("goodput is compared: %v, slower %v; want %v and nothing", goodput, slower, c.goodput)
+			}
+		})
+	}
+}
+
+// TestReportsThatNoLoadHas checks that a baseline is one.
+func TestReportsThatNoLoadHas(t *testing.T) {
+	const good = `"target":"http://a/","sent":5,"ok":5`
+	for text, want := range map[string]string{
+		`{` + good + `,"latency_ms":{"p50":1e308}}`: "latency_ms: 1e+308",
+		`{` + good + `,"latency_ms":{"p50":-1}}`:    "latency_ms: -1",
+		`{` + good + `,"errors":{"429":-5}}`:        "errors: 429: -5",
+		`{` + good + `,"goodput":-1}`:               "goodput: -1",
+		`{"target":"http://a/","sent":-5}`:          "sent: -5",
+	} {
+		if _, err := loadtest.Parse("old.json", []byte(text)); err == nil || err.Error() != "old.json: "+want+": want a report as weir load --json wrote it" {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+	if _, err := loadtest.Parse("old.json", []byte(`{`+good+`}`)); err != nil {
+		t.Error(err)
+	}
+}
 
 // TestTooFew checks that nothing is said of a percentile that fewer than ten values of
 // either load lie beyond.

@@ -22,8 +22,11 @@ type key struct {
 
 // figures are the plots of a report, with an older one behind it where there is one.
 func (r *Report) figures(old *Report) []figure {
-	if len(r.Percentiles) == 0 || len(r.Histogram) == 0 {
+	switch {
+	case len(r.Intervals) == 0:
 		return nil
+	case len(r.Percentiles) == 0 || len(r.Histogram) == 0: // without one good answer
+		return []figure{r.rateFigure(old)}
 	}
 	return []figure{r.latencyFigure(old), r.percentileFigure(old), r.rateFigure(old), r.histogramFigure(old)}
 }

@@ -226,8 +226,38 @@ func Parse(name string, text []byte) (*Report, error) {
 	return r, nil
 }
 
-// damaged says what of a report could not be drawn.
+// mostCounted is more than any load can send, and more in a second.
+const mostCounted = 1e12
+
+// damaged says what of a report no load can have.
 func (r *Report) damaged() string {
+	for name, n := range map[string]int64{"sent": r.Sent, "ok": r.OK, "unsent": r.Unsent, "unfinished": r.Unfinished} {
+		if n < 0 || n > mostCounted {
+			return fmt.Sprintf("%s: %d", name, n)
+		}
+	}
+	for name, f := range map[string]float64{"rate": r.Rate, "goodput": r.Goodput, "ok_per_s": r.OKPerS, "tokens_per_s": r.TokensPerS, "hit_ratio": r.HitRatio} {
+		if !(f >= 0 && f <= mostCounted) {
+			return fmt.Sprintf("%s: %g", name, f)
+		}
+	}
+	for kind, n := range r.Errors {
+		if n < 0 || n > mostCounted {
+			return fmt.Sprintf("errors: %s: %d", kind, n)
+		}
+	}
+	for name, q := range map[string]Quantiles{"latency_ms": r.LatencyMS, "ttft_ms": r.TTFTMS, "itl_ms": r.ITLMS, "late_ms": r.LateMS} {
+		for _, ms := range []float64{q.P50, q.P90, q.P95, q.P99, q.P999, q.Max} {
+			if !(ms >= 0 && ms <= mostMillis) {
+				return fmt.Sprintf("%s: %g", name, ms)
+			}
+		}
+	}
+	return r.undrawable()
+}
+
+// undrawable says what of a report has no place in a plot.
+func (r *Report) undrawable() string {
 	if len(r.Intervals) > maxIntervals || len(r.Intervals) > 0 && !(r.IntervalS > 0) {
 		return fmt.Sprintf("intervals: %d of %g s each", len(r.Intervals), r.IntervalS)
 	}
@@ -374,7 +404,7 @@ func (r *Report) warnings() (all []string) {
 	if r.late() {
 		all = append(all, fmt.Sprintf("requests were sent late (p99 %s ms): %s", significant(r.LateMS.P99), lateWhy))
 	}
-	if r.Loop == "open" && r.Arrivals == Constant && r.Ended == "" && r.Unsent == 0 && r.Rate < 0.99*r.TargetRate && len(r.Stages) == 1 {
+	if r.Loop == "open" && r.Arrivals == Constant && r.Ended == "" && r.Unsent == 0 && r.Rate < 0.99*r.TargetRate && len(r.Stages) == 1 && r.whole(r.Stages[0]) {
 		all = append(all, fmt.Sprintf("%s requests a second were sent, and %s were wanted: the generator was the bottleneck", significant(r.Rate), significant(r.TargetRate)))
 	}
 	if r.OK == 0 && r.Sent > 0 {
@@ -385,6 +415,10 @@ func (r *Report) warnings() (all []string) {
 	}
 	return all
 }
+
+// whole tells whether a load had the rate of its only stage: a number of requests may end
+// a ramp before its average.
+func (r *Report) whole(s StageReport) bool { return s.From == s.To || r.DurationS >= 0.99*s.ForS }
 
 // Lateness that is worth a word: more than this many milliseconds, and more than
 // this share of the median.
