@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -125,10 +126,14 @@ func run(listen string, workers, work int) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	server := &http.Server{Addr: listen, Handler: api(m), ReadHeaderTimeout: 10 * time.Second}
+	at, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: api(m), ReadHeaderTimeout: 10 * time.Second}
 	failed := make(chan error, 1)
-	go func() { failed <- server.ListenAndServe() }() // ends with the server, below
-	log.Printf("scores texts on http://%s/score?text=hello", listen)
+	go func() { failed <- server.Serve(at) }() // ends with the server, below
+	log.Printf("scores texts on http://%s/score?text=hello", at.Addr())
 	select {
 	case err := <-failed:
 		return err
@@ -136,7 +141,7 @@ func run(listen string, workers, work int) error {
 	}
 	grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := server.Shutdown(grace)
+	err = server.Shutdown(grace)
 	<-failed
 	return err
 }
