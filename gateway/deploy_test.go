@@ -169,6 +169,25 @@ func TestDeployAsksForWhatThereIs(t *testing.T) {
 	}
 }
 
+// TestRatiosAreOfEnough checks that nobody is woken up by one failure of two, nor by a
+// ratio whose counters do not begin together.
+func TestRatiosAreOfEnough(t *testing.T) {
+	asked := queries(t)
+	for at, query := range asked {
+		if strings.HasPrefix(at, "alerts.yml ") && strings.Contains(query, ":ratio_") && !regexp.MustCompile(`:ratio_rate5m > [0-9.]+ and [a-z_:]+:rate5m > 0\.`).MatchString(query) {
+			t.Errorf("%s: want how many there are with it\n%s", at, query)
+		}
+		// Each status has a series of its own, from its first request on.
+		if strings.Contains(query, "errors_total") && strings.Contains(query, "weir_gateway_requests_total") {
+			t.Errorf("%s: the requests begin later than the errors\n%s", at, query)
+		}
+		// Which of the two counts depends on limits.auth_failures.
+		if strings.Contains(query, "weir_auth_failures_total") && !strings.Contains(query, "weir_auth_failures_limited_total") {
+			t.Errorf("%s: who guesses keys is soon counted elsewhere\n%s", at, query)
+		}
+	}
+}
+
 // checkQuery finds what a query asks for that is not there. It knows no more of PromQL
 // than names, selectors, groupings and brackets.
 func checkQuery(query string, there map[string][]series, asked map[string]string) error {
