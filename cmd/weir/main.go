@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string, out output) int {
 // misused is what is wrong with a command line. Where answers are purged nothing is
 // suggested: a slip of the finger is near --all.
 func misused(err error) string {
-	text := err.Error()
+	text := strings.TrimPrefix(err.Error(), "load run: ") // nobody has to type run
 	parse, ok := errors.AsType[*kong.ParseError](err)
 	if !ok || parse.Context.Selected() == nil || parse.Context.Selected().Name != "purge" {
 		return text

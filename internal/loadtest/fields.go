@@ -72,7 +72,7 @@ func cacheResult(fields []string) string {
 	if len(fields) == 0 {
 		return ""
 	}
-	all := fields[len(fields)-1]
+	all := unquoted(fields[len(fields)-1])
 	last := all[strings.LastIndexByte(all, ',')+1:]
 	result := ""
 	_, params, _ := strings.Cut(last, ";")
@@ -87,4 +87,26 @@ func cacheResult(fields []string) string {
 		}
 	}
 	return result
+}
+
+// unquoted is a field without its quoted strings, which may have anything in them.
+func unquoted(field string) string {
+	if !strings.Contains(field, `"`) {
+		return field
+	}
+	var b strings.Builder
+	quoted, escaped := false, false
+	for _, c := range []byte(field) {
+		switch {
+		case escaped:
+			escaped = false
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+			escaped = c == '\\'
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }

@@ -407,6 +407,7 @@ func TestCacheResult(t *testing.T) {
 		{[]string{"origin; hit, weir; fwd=stale"}, "miss"},
 		{[]string{"origin; fwd=miss", "weir;hit"}, "hit"},
 		{[]string{"weir"}, ""},
+		{[]string{`cdn; hit; key="a,b; fwd=miss \", c"`}, "hit"},
 	} {
 		if got := loadtest.CacheResult(c.fields); got != c.want {
 			t.Errorf("%q: %q, want %q", c.fields, got, c.want)

@@ -90,7 +90,10 @@ func newText(name, source string, line func(string) ([]string, error)) (*text, e
 func mistaken(name string, err error) error {
 	said := strings.TrimPrefix(err.Error(), "template: ")
 	said = strings.TrimPrefix(said, name+":")
-	return fmt.Errorf("%s: line %s: want a template, for example {\"n\": {{rand 1 100}}}", name, said)
+	if said != "" && '0' <= said[0] && said[0] <= '9' {
+		said = "line " + said
+	}
+	return fmt.Errorf("%s: %s: want a template, for example {\"n\": {{rand 1 100}}}", name, said)
 }
 
 // check refuses what could run without an end, and reads the files.
