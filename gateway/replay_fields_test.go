@@ -30,7 +30,7 @@ routes: [{name: all, match: {path: /*}, upstream: u, cache: {mode: inference, tt
 	ask("fwd=miss", "Accept", "a/b", "X-User-ID", "anna")
 	ask("fwd=miss", "X-User-ID", "anna")
 	w.logged()
-	_, report := replayed(t, strings.ReplaceAll(yaml, "%s", "http://127.0.0.1:1"), []byte(w.log.String()))
+	_, report := replayed(t, strings.ReplaceAll(yaml, "%s", "http://127.0.0.1:1"), w.log.Bytes())
 	if report.New.Hits != 1 || report.New.Upstream != 4 {
 		t.Errorf("the replay has %d hits and %d upstream, want 1 and 4", report.New.Hits, report.New.Upstream)
 	}
