@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
@@ -59,7 +58,17 @@ func page(t *testing.T, text string) []series {
 	return all
 }
 
-// queries are all that the files of deploy ask of Prometheus, by where they do.
+// scrape has the series of a gateway by their names.
+func scrape(t *testing.T, w *weir) map[string][]series {
+	t.Helper()
+	there := map[string][]series{"up": {{"up", map[string]string{"job": "weir", "instance": ""}}}}
+	for _, s := range page(t, w.metrics()) {
+		there[s.name] = append(there[s.name], s)
+	}
+	return there
+}
+
+// queries are all that the files of deploy, and the docs, ask of Prometheus, by where they do.
 func queries(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -90,10 +99,24 @@ func queries(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	dig(board, "weir.json", all)
-	if len(all) < 90 {
+	documented(t, all)
+	if len(all) < 105 {
 		t.Fatalf("found only %d queries", len(all))
 	}
 	return all
+}
+
+// documented finds the queries of the docs.
+func documented(t *testing.T, all map[string]string) {
+	t.Helper()
+	_, text, _ := strings.Cut(observability(t), "```promql\n")
+	text, _, _ = strings.Cut(text, "```")
+	for line := range strings.Lines(text) {
+		// The page has native histograms in protobuf alone.
+		if !strings.HasPrefix(line, "#") && !strings.Contains(line, "# from the native histogram") {
+			all["observability.md "+line] = strings.TrimSpace(line)
+		}
+	}
 }
 
 // dig finds the queries of a dashboard, wherever they are.
@@ -130,60 +153,119 @@ func deployed(t *testing.T, name string) string {
 	return string(text)
 }
 
+func observability(t *testing.T) string {
+	t.Helper()
+	return deployed(t, "../docs/observability.md")
+}
+
 // TestDeployAsksForWhatThereIs compares every query of deploy, and the table of metrics
 // in the docs, with the page of a gateway that has all features.
 func TestDeployAsksForWhatThereIs(t *testing.T) {
 	t.Parallel()
-	w := startEverything(t)
-	rec := httptest.NewRecorder()
-	w.gateway.Metrics().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
-	there := map[string][]series{}
-	for _, s := range page(t, rec.Body.String()) {
-		there[s.name] = append(there[s.name], s)
-	}
-	there["up"] = []series{{"up", map[string]string{"job": "weir", "instance": ""}}}
+	w, docs := startEverything(t), observability(t)
+	there := scrape(t, w)
 	asked := queries(t)
 	for at, query := range asked {
 		if err := checkQuery(query, there, asked); err != nil {
 			t.Errorf("%s: %v\n%s", at, err, query)
 		}
 	}
-	docs, err := os.ReadFile("../docs/observability.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range strings.Split(rec.Body.String(), "\n") {
+	for line := range strings.Lines(w.metrics()) {
 		rest, ok := strings.CutPrefix(line, "# TYPE weir_")
 		if !ok {
 			continue
 		}
 		name, _, _ := strings.Cut(rest, " ")
-		if !strings.Contains(string(docs), "`weir_"+name+"`") {
+		if !strings.Contains(docs, "`weir_"+name+"`") {
 			t.Errorf("docs/observability.md does not have `weir_%s`", name)
 		}
 	}
-	for _, name := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)`").FindAllStringSubmatch(string(docs), -1) {
+	for _, name := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)`").FindAllStringSubmatch(docs, -1) {
 		if there[name[1]] == nil && there[name[1]+"_count"] == nil {
 			t.Errorf("docs/observability.md has %s, which is not there", name[1])
 		}
 	}
 }
 
-// TestRatiosAreOfEnough checks that nobody is woken up by one failure of two, nor by a
-// ratio whose counters do not begin together.
+// TestRatiosAreOfEnough checks that nobody is woken up by one failure of two: an alert
+// over a ratio also asks how many there are of what the ratio is of.
 func TestRatiosAreOfEnough(t *testing.T) {
+	t.Parallel()
+	asked := queries(t)
+	floor := regexp.MustCompile(`^([a-z_:]+):ratio_rate5m > [0-9.]+ and ([a-z_:]+:rate5m) > 0\.[0-9]+$`)
+	ratios := 0
+	for at, query := range asked {
+		if !strings.HasPrefix(at, "alerts.yml ") {
+			continue
+		}
+		if strings.Contains(query, "rate(") && strings.Contains(query, " / ") {
+			t.Errorf("%s: want the ratio as a rule\n%s", at, query)
+		}
+		if !strings.Contains(query, ":ratio_") {
+			continue
+		}
+		ratios++
+		m := floor.FindStringSubmatch(query)
+		if m == nil {
+			t.Errorf("%s: want how many there are with it\n%s", at, query)
+			continue
+		}
+		_, of, _ := strings.Cut(asked["rules.yml "+m[1]+":ratio_rate5m"], "/ ")
+		of, many := strings.TrimSpace(of), asked["rules.yml "+m[2]]
+		if of != many && of != "("+many+")" {
+			t.Errorf("%s: the ratio is of\n%s, and %s is\n%s", at, of, m[2], many)
+		}
+	}
+	if ratios < 5 {
+		t.Errorf("found only %d ratios", ratios)
+	}
+}
+
+// TestRatiosBeginTogether asks a gateway that nobody has asked anything. A counter that
+// appears with its first event has no rate of it: beside one that was there at 0 a share
+// would be too high, or infinite.
+func TestRatiosBeginTogether(t *testing.T) {
+	t.Parallel()
+	there := scrape(t, beginEverything(t))
 	asked := queries(t)
 	for at, query := range asked {
-		if strings.HasPrefix(at, "alerts.yml ") && strings.Contains(query, ":ratio_") && !regexp.MustCompile(`:ratio_rate5m > [0-9.]+ and [a-z_:]+:rate5m > 0\.`).MatchString(query) {
-			t.Errorf("%s: want how many there are with it\n%s", at, query)
+		if !strings.Contains(query, "/ ") || !strings.Contains(query, "weir_") {
+			continue
 		}
-		// Each status has a series of its own, from its first request on.
-		if strings.Contains(query, "errors_total") && strings.Contains(query, "weir_gateway_requests_total") {
-			t.Errorf("%s: the requests begin later than the errors\n%s", at, query)
+		if err := checkQuery(query, there, asked); err != nil {
+			t.Errorf("%s: at the start: %v\n%s", at, err, query)
 		}
-		// Which of the two counts depends on limits.auth_failures.
-		if strings.Contains(query, "weir_auth_failures_total") && !strings.Contains(query, "weir_auth_failures_limited_total") {
-			t.Errorf("%s: who guesses keys is soon counted elsewhere\n%s", at, query)
+	}
+}
+
+// TestGuessedKeysAreSeen wants both counters: who guesses keys is soon refused unseen, and
+// counted in the other one.
+func TestGuessedKeysAreSeen(t *testing.T) {
+	t.Parallel()
+	asked := queries(t)
+	seen := 0
+	for at, query := range asked {
+		failed, limited := strings.Contains(query, "weir_auth_failures_total"), strings.Contains(query, "weir_auth_failures_limited_total")
+		if failed != limited {
+			t.Errorf("%s: want failures, and those that were limited\n%s", at, query)
+		}
+		if failed && limited {
+			seen++
+		}
+	}
+	if seen < 2 {
+		t.Errorf("%d queries ask for failed keys, want an alert and a panel", seen)
+	}
+}
+
+// TestDeployNamesItsPrometheus wants the version that knows each setting, where it is said.
+func TestDeployNamesItsPrometheus(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"prometheus.yml": deployed(t, "prometheus/prometheus.yml"), "README.md": deployed(t, "README.md"), "observability.md": observability(t),
+	} {
+		if strings.Contains(text, "scrape_native_histograms") && !strings.Contains(text, "Prometheus 3.8") {
+			t.Errorf("%s: scrape_native_histograms is for Prometheus 3.8 or newer", name)
 		}
 	}
 }
@@ -280,13 +362,13 @@ func keysOf(m map[string]bool) []string {
 	return all
 }
 
-// startEverything starts a gateway with all features and sends what makes its metrics.
-func startEverything(t *testing.T) *weir {
+// beginEverything starts a gateway with all features.
+func beginEverything(t *testing.T) *weir {
 	t.Helper()
 	_, collector := newOTLPCollector(t)
 	redis := storetest.Redis(t)
 	yaml := strings.NewReplacer("COLLECTOR", collector, "REDIS", redis.URL(), "DIR", t.TempDir()).Replace(everything)
-	w := start(t, yaml, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return start(t, yaml, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/broken":
 			w.WriteHeader(http.StatusInternalServerError)
@@ -297,6 +379,12 @@ func startEverything(t *testing.T) *weir {
 			_, _ = fmt.Fprint(w, `{"model":"llama","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}`)
 		}
 	})).connected()
+}
+
+// startEverything starts such a gateway and sends what makes its metrics.
+func startEverything(t *testing.T) *weir {
+	t.Helper()
+	w := beginEverything(t)
 	const chat, body = "/v1/chat/completions", `{"model":"llama","messages":[{"role":"user","content":"Hi"}]}`
 	f := func(method, path, body string, want int, header ...string) {
 		t.Helper()

@@ -145,8 +145,8 @@ func (u *upstreamSetup) exportQueue(m exporter) error {
 		name := admission.Class(class).String()
 		errs = append(errs,
 			gauge("weir_admission_waiting", "Requests that wait for a place.", func(s admission.Stats) float64 { return float64(s.Waiting[class]) }, "class", name),
-			counter("weir_admission_dispatched_total", "Requests that got a place.", func() float64 { return float64(u.counts.dispatched[class].Load()) }, "class", name),
-			counter("weir_admission_wait_seconds_total", "How long those who got a place waited for it, in all.",
+			counter("weir_admission_dispatched_total", "Places that were given; each attempt of a request, and each hedge, has one of its own.", func() float64 { return float64(u.counts.dispatched[class].Load()) }, "class", name),
+			counter("weir_admission_wait_seconds_total", "How long those waited for it, in all.",
 				func() float64 { return time.Duration(u.counts.waited[class].Load()).Seconds() }, "class", name))
 	}
 	return errors.Join(errs...)

@@ -70,7 +70,7 @@ func newVectors() vectors {
 		callsDuration: newHistogram("weir_upstream_duration_seconds",
 			"Time from sending a call until the last byte of its answer.", "upstream", buckets()),
 		queueWaits: newHistogram("weir_admission_wait_duration_seconds",
-			"How long each request that got a place waited for it.", "upstream", buckets()),
+			"How long each attempt of a request, and each hedge, waited for the place that it got.", "upstream", buckets()),
 	}
 }
 

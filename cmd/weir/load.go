@@ -54,15 +54,15 @@ const (
 )
 
 type loadRun struct {
-	Rate        loadRate      `placeholder:"N" help:"Send N requests a second, whether or not those before are answered (default 10)."`
-	Concurrency loadCount     `placeholder:"N" help:"In place of --rate: N clients that send one request after another."`
-	Duration    loadSpan      `placeholder:"D" help:"How long, up to 24h with ramps and warm-up (default 10s, or as long as --requests take)."`
-	Requests    loadCount     `placeholder:"N" help:"End after N requests."`
-	Warmup      time.Duration `placeholder:"D" help:"Send for so long before that, and do not count it."`
-	Arrivals    string        `enum:"constant,poisson" default:"constant" placeholder:"KIND" help:"constant: at equal distances. poisson: at random, as independent callers do."`
-	Ramp        []loadRamp    `sep:"none" placeholder:"FROM:TO:D" help:"Go from one rate to another in D, before --rate; equal ones make a step. Repeatable."`
-	MaxInFlight loadCount     `default:"10000" placeholder:"N" help:"The most requests without an answer; what is due beyond is an error, unsent (default ${default})."`
-	Timeout     loadSpan      `default:"60s" placeholder:"D" help:"The longest that one request may take (default ${default})."`
+	Rate        loadRate     `placeholder:"N" help:"Send N requests a second, whether or not those before are answered (default 10)."`
+	Concurrency loadCount    `placeholder:"N" help:"In place of --rate: N clients that send one request after another."`
+	Duration    loadSpan     `placeholder:"D" help:"How long, up to 24h with ramps and warm-up (default 10s, or as long as --requests take)."`
+	Requests    loadCount    `placeholder:"N" help:"End after N requests."`
+	Warmup      loadWait     `placeholder:"D" help:"Send for so long before that, and do not count it."`
+	Arrivals    loadArrivals `default:"constant" placeholder:"KIND" help:"constant: at equal distances. poisson: at random, as independent callers do."`
+	Ramp        []loadRamp   `sep:"none" placeholder:"FROM:TO:D" help:"Go from one rate to another in D, before --rate; equal ones make a step. Repeatable."`
+	MaxInFlight loadCount    `default:"10000" placeholder:"N" help:"The most requests without an answer; what is due beyond is an error, unsent (default ${default})."`
+	Timeout     loadSpan     `default:"60s" placeholder:"D" help:"The longest that one request may take (default ${default})."`
 
 	Method loadText `short:"X" placeholder:"METHOD" help:"The method (default POST with a body, else GET)."`
 	Header []string `short:"H" sep:"none" placeholder:"'NAME: VALUE'" help:"A header field. Repeatable."`
@@ -133,14 +133,9 @@ func (c *loadRun) Run(ctx context.Context, out output) error {
 		}
 		return misuse{errReported}
 	}
-	var before *loadtest.Report
-	if c.Compare != "" {
-		if before, err = readReport(string(c.Compare)); err != nil {
-			return err
-		}
-		if c.SlowerBy != nil && before.LatencyMS.P50 == 0 {
-			return fmt.Errorf("%s: has no answer without an error: want a report of a load that was answered, to be slower than", c.Compare)
-		}
+	before, err := c.before()
+	if err != nil {
+		return err
 	}
 	files, err := openReports(reportPaths{string(c.JSON), string(c.HTML), *read}, out.stdout)
 	if err != nil {
@@ -209,8 +204,8 @@ func (c *loadRun) verdict(r *loadtest.Report, changes *loadtest.Comparison) erro
 // options are those of the engine.
 func (c *loadRun) options() (loadtest.Options, error) {
 	o := loadtest.Options{
-		URL: c.URL, Method: string(c.Method), Stages: c.stages(), Arrivals: c.Arrivals, MaxInFlight: clampInt(c.MaxInFlight),
-		Concurrency: clampInt(c.Concurrency), Requests: int64(c.Requests), Warmup: c.Warmup, Timeout: time.Duration(c.Timeout),
+		URL: c.URL, Method: string(c.Method), Stages: c.stages(), Arrivals: string(c.Arrivals), MaxInFlight: clampInt(c.MaxInFlight),
+		Concurrency: clampInt(c.Concurrency), Requests: int64(c.Requests), Warmup: time.Duration(c.Warmup), Timeout: time.Duration(c.Timeout),
 		CallerCount: clampInt(c.Callers), Stream: c.Stream, Seed: seedOf(c.Seed), Insecure: c.Insecure,
 	}
 	if c.Concurrency != 0 {
@@ -310,7 +305,7 @@ func (c *loadRun) needed() float64 {
 
 // room is the time that ramps and the warm-up leave of the longest load.
 func (c *loadRun) room() time.Duration {
-	room := loadtest.MaxDuration - c.Warmup
+	room := loadtest.MaxDuration - time.Duration(c.Warmup)
 	for _, r := range c.Ramp {
 		room -= min(r.For, loadtest.MaxDuration)
 	}
@@ -327,6 +322,24 @@ func (c *loadRun) inputs() *inputs {
 		*read = append(*read, input{"--compare", string(c.Compare), "what is compared with"})
 	}
 	return read
+}
+
+// before is the report to compare with, nil where none is named. One that nothing can be
+// slower than would let everything pass.
+func (c *loadRun) before() (*loadtest.Report, error) {
+	if c.Compare == "" {
+		return nil, nil
+	}
+	r, err := readReport(string(c.Compare))
+	switch {
+	case err != nil:
+		return nil, err
+	case c.SlowerBy != nil && r.OK == 0:
+		return nil, fmt.Errorf("%s: has no answer without an error: want a report of a load that was answered, to be slower than", c.Compare)
+	case c.SlowerBy != nil && r.LatencyMS.P50 == 0:
+		return nil, fmt.Errorf("%s: has no latencies: want a report as weir load --json wrote it, to be slower than", c.Compare)
+	}
+	return r, nil
 }
 
 // readReport reads a report that was written before.

@@ -72,12 +72,31 @@ func TestLoadWritesItsFilesWhoeverReadsItsText(t *testing.T) {
 	if status != exitFailed || !strings.Contains(stderr.String(), "broken pipe") || err != nil || report.Sent != 2 {
 		t.Errorf("status %d, stderr %q, report %v %+v; want a report, and what failed", status, &stderr, err, report)
 	}
+}
 
-	stderr = transcript{}
-	status = run(context.Background(), []string{"load", "--requests", "2", "--compare", path, "--fail-if-slower", "10%", s.URL}, output{hungUp{}, &stderr})
-	want := "weir: " + path + ": has no answer without an error: want a report of a load that was answered, to be slower than\n"
-	if status != exitFailed || stderr.String() != want {
-		t.Errorf("status %d, stderr %q; want %d and %q", status, &stderr, exitFailed, want)
+// TestLoadWithNothingToBeSlowerThan refuses what every load would be as fast as.
+func TestLoadWithNothingToBeSlowerThan(t *testing.T) {
+	t.Parallel()
+	var came atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { came.Add(1) }))
+	defer s.Close()
+	const unanswered = "has no answer without an error: want a report of a load that was answered, to be slower than"
+	for text, want := range map[string]string{
+		`{"target":"http://a/"}`:          unanswered,
+		`{"target":"http://a/","sent":5}`: unanswered,
+		// What timed out has latencies.
+		`{"target":"http://a/","sent":5,"errors":{"timeout":5},"latency_ms":{"p50":60000}}`: unanswered,
+		`{"target":"http://a/","sent":5,"ok":5}`:                                            "has no latencies: want a report as weir load --json wrote it, to be slower than",
+	} {
+		path := write(t, "before.json", text)
+		var stdout, stderr transcript
+		status := run(context.Background(), []string{"load", "--requests=2", "--compare", path, "--fail-if-slower=10%", s.URL}, output{&stdout, &stderr})
+		if status != exitFailed || stderr.String() != "weir: "+path+": "+want+"\n" {
+			t.Errorf("%s: status %d, stderr %q; want %d and %q", text, status, &stderr, exitFailed, want)
+		}
+	}
+	if n := came.Load(); n != 0 {
+		t.Errorf("%d requests came, want none", n)
 	}
 }
 
@@ -119,7 +138,7 @@ func TestLoadStages(t *testing.T) {
 		{"a duration holds the last rate of ramps", loadRun{Ramp: []loadRamp{ramp}, Duration: loadSpan(time.Minute)}, []loadtest.Stage{loadtest.Stage(ramp), hold(50, time.Minute)}},
 		{"a rate follows ramps", loadRun{Ramp: []loadRamp{ramp, ramp}, Rate: 80}, []loadtest.Stage{loadtest.Stage(ramp), loadtest.Stage(ramp), hold(80, 10*time.Second)}},
 		{"a ramp to nothing is held at nothing", loadRun{Ramp: []loadRamp{{From: 10, For: time.Second}}, Duration: loadSpan(time.Minute)}, []loadtest.Stage{{From: 10, For: time.Second}, hold(0, time.Minute)}},
-		{"requests may take a day, with ramps and warm-up", loadRun{Ramp: []loadRamp{ramp}, Rate: 1, Requests: 86_000, Warmup: time.Minute}, []loadtest.Stage{loadtest.Stage(ramp), hold(1, 24*time.Hour-time.Minute-ramp.For)}},
+		{"requests may take a day, with ramps and warm-up", loadRun{Ramp: []loadRamp{ramp}, Rate: 1, Requests: 86_000, Warmup: loadWait(time.Minute)}, []loadtest.Stage{loadtest.Stage(ramp), hold(1, 24*time.Hour-time.Minute-ramp.For)}},
 		{"ramps make some of the requests", loadRun{Ramp: []loadRamp{{From: 10, To: 10, For: 10 * time.Second}}, Rate: 10, Requests: 200}, []loadtest.Stage{hold(10, 10*time.Second), hold(10, 30*time.Second)}},
 		{"clients have no rate", loadRun{Concurrency: 5}, nil},
 	} {

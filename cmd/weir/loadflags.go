@@ -32,6 +32,12 @@ type (
 	loadText  string
 )
 
+// The flags whose zero means what it says, and those with a choice.
+type (
+	loadWait     time.Duration // before something: 0 is none
+	loadArrivals string
+)
+
 // UnmarshalText reads a number above 0.
 func (r *loadRate) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseFloat(string(text), 64)
@@ -59,6 +65,25 @@ func (t *loadSpan) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%.100q: want a time above 0 with its unit, for example 10s", text)
 	}
 	*t = loadSpan(d)
+	return nil
+}
+
+// UnmarshalText reads a time from 0 on.
+func (w *loadWait) UnmarshalText(text []byte) error {
+	d, err := time.ParseDuration(string(text))
+	if err != nil || d < 0 {
+		return fmt.Errorf("%.100q: want a time with its unit, for example 2s, or 0s for none", text)
+	}
+	*w = loadWait(d)
+	return nil
+}
+
+// UnmarshalText reads the kind of arrivals.
+func (a *loadArrivals) UnmarshalText(text []byte) error {
+	if kind := string(text); kind != loadtest.Constant && kind != loadtest.Poisson {
+		return fmt.Errorf("%.100q: want %s or %s", text, loadtest.Constant, loadtest.Poisson)
+	}
+	*a = loadArrivals(text)
 	return nil
 }
 

@@ -24,12 +24,12 @@ const (
 )
 
 type loadMatrix struct {
-	Repeat int           `default:"1" placeholder:"N" help:"Run all N times in turn, so that what changes on the machine meanwhile meets all of them (default ${default})."`
-	Warmup time.Duration `default:"2s" placeholder:"D" help:"Send for so long before each run, and do not count it (default ${default})."`
-	Seed   *uint64       `placeholder:"N" help:"Draw the same random values as another matrix with this seed."`
-	JSON   loadText      `name:"json" placeholder:"FILE" help:"Write all reports as JSON; - is the standard output, and then nothing else is written there."`
-	HTML   loadText      `name:"html" placeholder:"FILE" help:"Write one page with the table and plots; - as with --json."`
-	Plan   string        `arg:"" help:"A file in YAML with a load, a configuration, and what each run changes in it."`
+	Repeat int      `default:"1" placeholder:"N" help:"Run all N times in turn, so that what changes on the machine meanwhile meets all of them (default ${default})."`
+	Warmup loadWait `default:"2s" placeholder:"D" help:"Send for so long before each run, and do not count it (default ${default})."`
+	Seed   *uint64  `placeholder:"N" help:"Draw the same random values as another matrix with this seed."`
+	JSON   loadText `name:"json" placeholder:"FILE" help:"Write all reports as JSON; - is the standard output, and then nothing else is written there."`
+	HTML   loadText `name:"html" placeholder:"FILE" help:"Write one page with the table and plots; - as with --json."`
+	Plan   string   `arg:"" help:"A file in YAML with a load, a configuration, and what each run changes in it."`
 }
 
 // Validate checks the numbers.
@@ -37,8 +37,8 @@ func (c *loadMatrix) Validate() error {
 	switch {
 	case c.Repeat < 1 || c.Repeat > maxRepeat:
 		return fmt.Errorf("--repeat: %d: want from 1 to %d", c.Repeat, maxRepeat)
-	case c.Warmup < 0 || c.Warmup > time.Hour:
-		return fmt.Errorf("--warmup: %s: want from 0s to 1h", c.Warmup)
+	case time.Duration(c.Warmup) > time.Hour:
+		return fmt.Errorf("--warmup: %s: want from 0s to 1h", time.Duration(c.Warmup))
 	}
 	return nil
 }
@@ -203,16 +203,16 @@ func (w *matrixWork) one(ctx context.Context, r *matrixRun, o loadtest.Options, 
 
 // warms tells whether there is a request in the warm-up: a ramp may begin with nothing.
 func (c *loadMatrix) warms(o loadtest.Options) bool {
-	return c.Warmup > 0 && (o.Concurrency != 0 || o.Stages[0].From*c.Warmup.Seconds() >= 1)
+	return c.Warmup > 0 && (o.Concurrency != 0 || o.Stages[0].From*time.Duration(c.Warmup).Seconds() >= 1)
 }
 
 // warming is the same load for a while, at the rate that it begins with.
 func (c *loadMatrix) warming(o loadtest.Options) loadtest.Options {
 	o.Rehearsal = true
 	if o.Concurrency != 0 {
-		o.Duration = c.Warmup
+		o.Duration = time.Duration(c.Warmup)
 	} else {
-		o.Stages = []loadtest.Stage{{From: o.Stages[0].From, To: o.Stages[0].To, For: c.Warmup}}
+		o.Stages = []loadtest.Stage{{From: o.Stages[0].From, To: o.Stages[0].To, For: time.Duration(c.Warmup)}}
 	}
 	return o
 }

@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string, out output) int {
 // misused is what is wrong with a command line. Where answers are purged nothing is
 // suggested: a slip of the finger is near --all.
 func misused(err error) string {
-	text := strings.TrimPrefix(err.Error(), "load run: ") // nobody has to type run
+	text := lacking(strings.TrimPrefix(err.Error(), "load run: ")) // nobody has to type run
 	parse, ok := errors.AsType[*kong.ParseError](err)
 	if !ok || parse.Context.Selected() == nil || parse.Context.Selected().Name != "purge" {
 		return text
@@ -86,6 +86,19 @@ func misused(err error) string {
 		text += ": it is the admin listener that purges: want its address, with --admin URL"
 	}
 	return text
+}
+
+// lacking says plainly that a flag has another one in place of its value: --rate -5. The
+// parser calls that an expected value value.
+func lacking(text string) string {
+	flag, said, ok := strings.Cut(text, ": expected ")
+	_, got, known := strings.Cut(said, " but got ")
+	got, try, isFlag := strings.Cut(got, " flag); perhaps try ")
+	if !ok || !known || !isFlag {
+		return text
+	}
+	got, _, _ = strings.Cut(got, " (")
+	return fmt.Sprintf("%s: %s is read as another flag: want a value, or %s if that is the value", flag, got, strings.TrimSuffix(try, "?"))
 }
 
 // errReported ends a command that has said already what is wrong.

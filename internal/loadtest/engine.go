@@ -144,7 +144,7 @@ func (r *run) sendStages(ctx context.Context, stages []Stage, from time.Duration
 		s := requests.next(due)
 		if r.inFlight.Add(1) > int64(r.o.MaxInFlight) {
 			r.inFlight.Add(-1)
-			r.recorder.unsent(&s, time.Now())
+			r.recorder.unsent(&s, kindUnsent, "")
 			continue
 		}
 		r.open.Go(func() {

@@ -33,3 +33,6 @@ func ReadStream(text []byte) (pieces, tokens int64, err error) {
 	err = a.readStream(bytes.NewReader(text), &shot{due: time.Now()})
 	return a.pieces, a.tokens, err
 }
+
+// Warn gives the warnings that the figures of a report make.
+func (r *Report) Warn() []string { return r.warnings() }

@@ -107,7 +107,7 @@ func (r *Report) cards() []card {
 		{"Ok", share(r.OK, due), "", grouped(r.OK) + " answered without an error"},
 	}
 	if r.Loop == "open" {
-		all[0].More += ", wanted " + rateText(r.TargetRate) + "/s"
+		all[0].More += ", wanted " + rateText(r.wanted()) + "/s"
 	}
 	if len(r.SLO) > 0 {
 		all = append(all, card{"Goodput", rateText(r.Goodput), "/s", "answers inside the service level"})

@@ -83,8 +83,10 @@ func newRecorder(o *Options, begin time.Time) *recorder {
 	return r
 }
 
-// unsent counts a request that was due and could not be sent.
-func (r *recorder) unsent(s *shot, now time.Time) {
+// unsent counts a request that was due and could not be sent, and keeps why where detail
+// says it.
+func (r *recorder) unsent(s *shot, kind, detail string) {
+	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	second := r.recentAt(now)
@@ -94,7 +96,8 @@ func (r *recorder) unsent(s *shot, now time.Time) {
 		return
 	}
 	r.unsents++
-	r.errors[kindUnsent]++
+	r.errors[kind]++
+	r.example(kind, detail)
 	r.seconds.at(s.due.Sub(r.begin)).unsent++
 }
 
@@ -149,9 +152,7 @@ func (r *recorder) countOutcome(due *interval, a *outcome) {
 	}
 	if a.kind != "" {
 		r.errors[a.kind]++
-		if _, ok := r.examples[a.kind]; !ok {
-			r.examples[a.kind] = a.detail[:min(len(a.detail), maxDetail)]
-		}
+		r.example(a.kind, a.detail)
 		r.countAdvice(a)
 		return
 	}
@@ -168,6 +169,13 @@ func (r *recorder) countOutcome(due *interval, a *outcome) {
 	}
 	if r.stream {
 		r.countStream(a)
+	}
+}
+
+// example keeps the first error of a kind.
+func (r *recorder) example(kind, detail string) {
+	if _, ok := r.examples[kind]; !ok && detail != "" {
+		r.examples[kind] = detail[:min(len(detail), maxDetail)]
 	}
 }
 

@@ -398,16 +398,16 @@ func (c *recorder) judge(o Objective) ObjectiveReport {
 
 // warnings say what makes the figures doubtful.
 func (r *Report) warnings() (all []string) {
-	if r.Unsent > 0 {
-		all = append(all, fmt.Sprintf("%s due while too many had no answer, and were not sent: the server does not keep up with this rate, and its latencies would be higher still", pluralWere(r.Unsent, "request")))
+	if n := r.Errors[kindUnsent]; n > 0 {
+		all = append(all, fmt.Sprintf("%s due while too many had no answer, and were not sent: the server does not keep up with this rate, and its latencies would be higher still", pluralWere(n, "request")))
 	}
 	if r.late() {
 		all = append(all, fmt.Sprintf("requests were sent late (p99 %s ms): %s", significant(r.LateMS.P99), lateWhy))
 	}
-	if r.Loop == "open" && r.Arrivals == Constant && r.Ended == "" && r.Unsent == 0 && r.Rate < 0.99*r.TargetRate && len(r.Stages) == 1 && r.whole(r.Stages[0]) {
-		all = append(all, fmt.Sprintf("%s requests a second were sent, and %s were wanted: the generator was the bottleneck", significant(r.Rate), significant(r.TargetRate)))
+	if r.Loop == "open" && r.Arrivals == Constant && r.Ended == "" && r.Unsent == 0 && r.Rate < 0.99*r.wanted() {
+		all = append(all, fmt.Sprintf("%s requests a second were sent, and %s were wanted: the generator was the bottleneck", significant(r.Rate), significant(r.wanted())))
 	}
-	if r.OK == 0 && r.Sent > 0 {
+	if r.OK == 0 && r.Sent+r.Unsent > 0 {
 		all = append(all, "no request was answered without an error")
 	}
 	if n := r.Errors[kindTimeout]; n > 0 {
@@ -416,9 +416,21 @@ func (r *Report) warnings() (all []string) {
 	return all
 }
 
-// whole tells whether a load had the rate of its only stage: a number of requests may end
-// a ramp before its average.
-func (r *Report) whole(s StageReport) bool { return s.From == s.To || r.DurationS >= 0.99*s.ForS }
+// wanted is the rate that the stages have on average until the load ended: a number of
+// requests may end a ramp before it is fast.
+func (r *Report) wanted() float64 {
+	sum, seconds := 0.0, 0.0
+	for _, s := range r.Stages {
+		if part := min(s.ForS, r.DurationS-seconds); part > 0 {
+			sum += (s.From + (s.To-s.From)*part/s.ForS/2) * part
+			seconds += part
+		}
+	}
+	if seconds == 0 {
+		return r.TargetRate
+	}
+	return rounded(sum / seconds)
+}
 
 // Lateness that is worth a word: more than this many milliseconds, and more than
 // this share of the median.

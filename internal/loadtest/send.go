@@ -23,11 +23,12 @@ const (
 	// nothing of the work.
 	kindRedirect = "redirect"
 
-	kindConnect = "connect" // no connection
-	kindTimeout = "timeout" // no whole answer in time
-	kindCut     = "cut"     // the connection, or a stream, ended before the answer did
-	kindBody    = "body"    // an answer that is not what was asked for
-	kindUnsent  = "unsent"  // it was due, and too many had no answer
+	kindConnect = "connect"  // no connection
+	kindTimeout = "timeout"  // no whole answer in time
+	kindCut     = "cut"      // the connection, or a stream, ended before the answer did
+	kindBody    = "body"     // an answer that is not what was asked for
+	kindUnsent  = "unsent"   // it was due, and too many had no answer
+	kindMaking  = "template" // it was due, and no request came of its templates
 )
 
 // errBudget ends a load.
@@ -71,13 +72,13 @@ func (r *run) fire(ctx context.Context, s *shot) {
 	defer cancel()
 	w := &wire{cancel: cancel}
 	request, err := r.request.make(httptrace.WithClientTrace(timed, w.trace()), d, s.caller)
-	a.began = time.Now()
 	if err != nil {
-		a.kind, a.detail = kindBody, err.Error()
-	} else {
-		w.guard(request)
-		r.exchange(request, s, a)
+		r.recorder.unsent(s, kindMaking, err.Error())
+		return
 	}
+	a.began = time.Now()
+	w.guard(request)
+	r.exchange(request, s, a)
 	r.judgeWire(w, a)
 	a.ended = time.Now()
 	a.latency = a.ended.Sub(s.due)

@@ -90,10 +90,7 @@ func newText(name, source string, line func(string) ([]string, error)) (*text, e
 func mistaken(name string, err error) error {
 	said := strings.TrimPrefix(err.Error(), "template: ")
 	said = strings.TrimPrefix(said, name+":")
-	if said != "" && '0' <= said[0] && said[0] <= '9' {
-		said = "line " + said
-	}
-	return fmt.Errorf("%s: %s: want a template, for example {\"n\": {{rand 1 100}}}", name, said)
+	return fmt.Errorf("%s: line %s: want a template, for example {\"n\": {{rand 1 100}}}", name, said)
 }
 
 // check refuses what could run without an end, and reads the files.
@@ -235,6 +232,9 @@ func (t *text) render(d *draw) (string, error) {
 	*r.of = *d
 	r.out.text.Reset()
 	if err := r.template.Execute(&r.out, nil); err != nil {
+		if _, ok := errors.AsType[template.ExecError](err); !ok {
+			return "", fmt.Errorf("%s: %w", t.name, err) // of bounded
+		}
 		return "", mistaken(t.name, err)
 	}
 	return r.out.text.String(), nil

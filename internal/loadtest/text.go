@@ -138,7 +138,7 @@ func (r *Report) writeCounts(b *strings.Builder) {
 	due := r.Sent + r.Unsent - r.Unfinished
 	rate := rateText(r.Rate) + "/s"
 	if r.Loop == "open" {
-		rate += fmt.Sprintf(" (wanted %s/s)", rateText(r.TargetRate))
+		rate += fmt.Sprintf(" (wanted %s/s)", rateText(r.wanted()))
 	}
 	detail(b, "sent", grouped(r.Sent), rate)
 	detail(b, "ok", grouped(r.OK), share(r.OK, due)+" of all")

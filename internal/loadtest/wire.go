@@ -17,7 +17,8 @@ import (
 type wire struct {
 	cancel    context.CancelFunc
 	connected atomic.Bool // there was a connection for it
-	written   atomic.Bool // all of it
+	streams   atomic.Bool // of HTTP/2
+	written   atomic.Bool // all of it; of HTTP/2, its header
 	again     atomic.Bool // it was to be sent again
 }
 
@@ -26,6 +27,11 @@ var errAgain = errors.New("it was sent already")
 // trace is for the request's context.
 func (w *wire) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
+		WroteHeaders: func() {
+			if w.streams.Load() { // a server may refuse it before its body is written
+				w.written.Store(true)
+			}
+		},
 		WroteRequest: func(done httptrace.WroteRequestInfo) {
 			if done.Err == nil {
 				w.written.Store(true)
@@ -33,12 +39,14 @@ func (w *wire) trace() *httptrace.ClientTrace {
 		},
 		GotConn: func(got httptrace.GotConnInfo) {
 			w.connected.Store(true)
+			over, ok := got.Conn.(*tls.Conn)
+			w.streams.Store(ok && over.ConnectionState().NegotiatedProtocol == "h2")
 			if !w.written.Load() {
 				return
 			}
 			w.again.Store(true)
 			w.cancel()
-			if over, ok := got.Conn.(*tls.Conn); !ok || over.ConnectionState().NegotiatedProtocol != "h2" {
+			if !w.streams.Load() {
 				_ = got.Conn.Close() // HTTP/1, whose connection is this request's alone
 			}
 		},
