@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -130,6 +131,9 @@ func (c *loadRun) Run(ctx context.Context, out output) error {
 	if err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fmt.Fprintf(out.stderr, "weir: %s\n", line)
+		}
+		if errors.Is(err, fs.ErrNotExist) { // the file of a {{line}}
+			return errReported
 		}
 		return misuse{errReported}
 	}

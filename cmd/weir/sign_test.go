@@ -17,6 +17,7 @@ func TestSign(t *testing.T) {
 	model := newEcho(t)
 	text := fmt.Sprintf(`
 listen: 127.0.0.1:0
+admin: {listen: 127.0.0.1:0}
 database: {url: %q}
 blobs: {url: %q}
 upstreams:
