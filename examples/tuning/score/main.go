@@ -128,7 +128,7 @@ func run(listen string, workers, work int) error {
 	defer stop()
 	at, err := net.Listen("tcp", listen)
 	if err != nil {
-		return err
+		return fmt.Errorf("-listen: %w: want a free address of this machine, for example 127.0.0.1:8002", err)
 	}
 	server := &http.Server{Handler: api(m), ReadHeaderTimeout: 10 * time.Second}
 	failed := make(chan error, 1)

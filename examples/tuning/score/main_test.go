@@ -1,14 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/inferweir/weir/admission"
@@ -73,6 +79,26 @@ func TestScoreRefusesWhatFindsNoWorker(t *testing.T) {
 	}
 	if status, _, _ := ask(h, "/score?text=hello"); status != 200 {
 		t.Errorf("afterwards: %d, want 200", status)
+	}
+}
+
+// Who reads that texts are scored at an address asks there, so it is said of no other.
+func TestServesNothingWhereAnotherListens(t *testing.T) {
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	var said bytes.Buffer
+	log.SetOutput(&said)
+	defer log.SetOutput(os.Stderr)
+	at := other.Addr().String()
+	err = run(at, 0, 10)
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "-listen") || !strings.Contains(err.Error(), at) {
+		t.Errorf("got %v, want that -listen names %s, which is in use", err, at)
+	}
+	if said.Len() > 0 {
+		t.Errorf("it says %q, though it does not serve", &said)
 	}
 }
 
