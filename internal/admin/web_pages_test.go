@@ -206,6 +206,10 @@ func TestDashboardInABrowser(t *testing.T) {
 	}
 }
 
+// twiceNamed are the ids that a page has more than once: a button would open the
+// explanation of another figure.
+const twiceNamed = `[...document.querySelectorAll("[id]")].map((e) => e.id).filter((id, i, all) => all.indexOf(id) !== i).join(" ")`
+
 func everyPage(t *testing.T, browser context.Context) {
 	s := newSite(t, "", "")
 	s.traffic(30)
@@ -228,6 +232,7 @@ func everyPage(t *testing.T, browser context.Context) {
 				b.accessible()
 				b.fits()
 				b.quiet()
+				equal(t, is[string](b, twiceNamed), "")
 				b.shoot(p[0] + "-" + l.String())
 			}
 			b.do(chromedp.Navigate("about:blank"))
