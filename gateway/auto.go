@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/inferweir/weir/config"
@@ -13,16 +15,24 @@ import (
 // in nanoseconds. It is not changed once a setup has it.
 type moved map[string]int64
 
-// policyKey and ttlKey name a value, in moved and for operators.
+// policyKey and ttlKey name a value, in moved and for operators. What follows the last /
+// is the policy's: its name is in quotes where it would not end there, or be a TTL's.
 func policyKey(scope string, p config.Policy) string {
-	key := scope + "/" + p.Name
+	name := p.Name
+	if name == ttlName || strings.ContainsAny(name, `/ "`) {
+		name = strconv.Quote(name)
+	}
+	key := scope + "/" + name
 	if p.Unit != "" && p.Unit != "requests" {
 		key += " " + p.Unit
 	}
 	return key
 }
 
-func ttlKey(r config.Route) string { return "route:" + r.Name + "/cache.ttl" }
+// ttlName stands where a policy has its name.
+const ttlName = "cache.ttl"
+
+func ttlKey(r config.Route) string { return "route:" + r.Name + "/" + ttlName }
 
 // apply puts what load has moved in place of what policies say. The burst is as much
 // larger or smaller as the quota.
